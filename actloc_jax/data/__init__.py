@@ -1,0 +1,1 @@
+"""Folder layouts and annotations to records to batches (numpy only)."""

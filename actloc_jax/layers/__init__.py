@@ -1,0 +1,1 @@
+"""Flax NNX blocks shared by the networks."""

@@ -1,0 +1,1 @@
+"""Segmentation and detection metrics (numpy only)."""

@@ -1,0 +1,1 @@
+"""Pure array functions: segments, matching, diffusion, smoothing."""

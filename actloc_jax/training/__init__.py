@@ -1,0 +1,1 @@
+"""State, optimizers, checkpoints, sharding, logging and progress of a run."""

@@ -1,0 +1,1 @@
+"""Published PyTorch checkpoints to actloc_jax checkpoints, without PyTorch."""
