@@ -1,0 +1,17 @@
+"""Settings of every test: the CPU, a figure backend without a screen, and short property tests."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import pytest
+
+pytest.register_assert_rewrite("tests.parity")
+
+# Compilation makes the first example slow, so there is no time limit per example.
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=15, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
