@@ -1,0 +1,95 @@
+"""Parity of the segmentation metrics and of DiffAct's data pipeline and inference with the originals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from actloc_jax.metrics import segmentation as metrics
+from tests.parity.harness import Case, parity
+
+
+@parity("tst", "metrics")
+def check_metrics(case: Case) -> None:
+    """Segments, edit scores, counts, aggregates and the ASRF score meter, in both variants of the segment end."""
+    sequences = {}
+    for video in case.meta["cases"]:
+        predicted, truth = video["pred"].split(), video["gt"].split()
+        sequences[video["tag"]] = (predicted, truth)
+        for name, segment_end in (("end_exclusive", "exclusive"), ("end_minus_one", "minus_one")):
+            expected = next(value for key, value in video.items() if key.startswith(name))
+            _check_video(predicted, truth, segment_end, expected)
+    for aggregate, expected in case.meta["aggregates"].items():
+        chosen = {tag: sequences[tag] for tag in expected["tags"]}
+        if aggregate == "pred_longer_than_gt":  # the case's notes: five frames repeat the last prediction
+            chosen = {tag: (predicted + predicted[-1:] * 5, truth) for tag, (predicted, truth) in chosen.items()}
+        _check_aggregate(chosen, expected)
+    _check_score_meter(case, sequences)
+
+
+def _check_video(predicted: list[str], truth: list[str], segment_end: str, expected: dict) -> None:
+    """Compares one video's segments, edit score and match counts."""
+    found = []
+    for labels, key in ((predicted, "segments_pred"), (truth, "segments_gt")):
+        segments = metrics.segments(labels, segment_end=segment_end)
+        assert [segments.labels.tolist(), segments.starts.tolist(), segments.ends.tolist()] == expected[key]
+        found.append(segments)
+    edit = metrics.edit_score(*found)
+    assert np.isnan(edit) == expected["edit_is_nan"]
+    if not expected["edit_is_nan"]:
+        np.testing.assert_allclose(edit, expected["edit"], atol=1e-6)
+    for key, counts in expected.items():
+        if not key.startswith("tp_fp_fn@"):
+            continue
+        overlap = float(key.removeprefix("tp_fp_fn@"))
+        if isinstance(counts, str):
+            assert counts == "raises ValueError"
+            with pytest.raises(ValueError, match="no action"):
+                metrics.match_counts(*found, overlap)
+        else:
+            assert list(metrics.match_counts(*found, overlap)) == counts
+
+
+def _check_aggregate(chosen: dict[str, tuple[list[str], list[str]]], expected: dict) -> None:
+    """Compares the scores of several videos together."""
+    predictions = {tag: predicted for tag, (predicted, _) in chosen.items()}
+    truths = {tag: truth for tag, (_, truth) in chosen.items()}
+    exclusive = next((value for key, value in expected.items() if key.startswith("end_exclusive")), None)
+    if exclusive is not None:
+        scores = metrics.evaluate(predictions, truths)
+        names = {"accu": "Acc", "edit": "Edit", "F1@0.10": "F1@10", "F1@0.25": "F1@25", "F1@0.50": "F1@50"}
+        for key, name in names.items():
+            np.testing.assert_allclose(round(scores[name], 3), exclusive[key], atol=1e-6)
+    if "end_minus_one" in expected:
+        scores = metrics.evaluate(predictions, truths, segment_end="minus_one")
+        _check_scores(scores, expected["end_minus_one"])
+
+
+def _check_score_meter(case: Case, sequences: dict[str, tuple[list[str], list[str]]]) -> None:
+    """Compares the ASRF meter: F1 with its epsilon, and the confusion matrix."""
+    chosen = {tag: sequences[tag] for tag in case.meta["aggregates"]["random_only"]["tags"]}
+    names = sorted({name for pair in chosen.values() for labels in pair for name in labels})
+    index = {name: position for position, name in enumerate(names)}
+    predictions = {tag: np.array([index[name] for name in predicted]) for tag, (predicted, _) in chosen.items()}
+    truths = {tag: np.array([index[name] for name in truth]) for tag, (_, truth) in chosen.items()}
+    scores = metrics.evaluate(
+        predictions, truths, background=[index["background"]], segment_end="minus_one", f1_epsilon=1e-7
+    )
+    _check_scores(scores, case.meta["score_meter_random"])
+    matrix = metrics.confusion_matrix(predictions, truths, len(names))
+    np.testing.assert_array_equal(_sorted_classes(matrix), _sorted_classes(case.arrays["confusion_matrix_random"]))
+
+
+def _sorted_classes(matrix: np.ndarray) -> np.ndarray:
+    """Orders the classes by what a renumbering keeps: the case does not say which class has which index."""
+    signatures = [
+        (matrix[c, c], tuple(np.sort(matrix[c])), tuple(np.sort(matrix[:, c]))) for c in range(len(matrix))
+    ]
+    order = sorted(range(len(matrix)), key=signatures.__getitem__)
+    return matrix[np.ix_(order, order)]
+
+
+def _check_scores(scores: dict[str, float], expected: dict) -> None:
+    """Compares named scores with the originals' acc, edit and list of F1."""
+    np.testing.assert_allclose([scores["Acc"], scores["Edit"]], [expected["acc"], expected["edit"]], atol=1e-6)
+    np.testing.assert_allclose([scores["F1@10"], scores["F1@25"], scores["F1@50"]], expected["f1"], atol=1e-6)
