@@ -3,8 +3,8 @@
 The field publishes two readings of a segment's end that differ by one frame at the end of a video, and numbers that
 look comparable are not always made with the same one:
 
-* ``"exclusive"``: the last segment ends at T (``yabufarha/ms-tcn:eval.py``, TST);
-* ``"minus_one"``: the last segment ends at T - 1 (``Finspire13/DiffAct:utils.py``, ASFormer, ASRF).
+* `"exclusive"`: the last segment ends at T (`yabufarha/ms-tcn:eval.py`, TST);
+* `"minus_one"`: the last segment ends at T - 1 (`Finspire13/DiffAct:utils.py`, ASFormer, ASRF).
 
 Labels are class names or class indices, one per frame. Scores are percentages in 0..100.
 """
@@ -25,7 +25,7 @@ OVERLAPS = (0.10, 0.25, 0.50)
 """Intersection-over-union thresholds of F1@{10,25,50}."""
 
 BACKGROUND = ("background",)
-"""Names that are no action in the published protocols. Breakfast's ``SIL`` and 50Salads' start and end count as actions."""
+"""No action in the published protocols. `SIL` of Breakfast and the start and end classes of 50Salads do count."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def segments(
         segment_end: where the last run ends, see the module's text.
 
     Raises:
-        ValueError: no frames, or an unknown ``segment_end``.
+        ValueError: no frames, or an unknown `segment_end`.
     """
     if segment_end not in ("exclusive", "minus_one"):
         raise ValueError(f'segment_end={segment_end!r} is unknown; use "exclusive" or "minus_one"')
@@ -74,8 +74,8 @@ def segments(
 def levenshtein(first: Sequence | np.ndarray, second: Sequence | np.ndarray) -> int:
     """Edit distance (insert, delete, replace cost 1) of two sequences, one numpy row at a time.
 
-    Inside a row, the insertions chain from left to right: ``row[j] = min(row[j], row[j-1] + 1)``, which is a running
-    minimum of ``row[j] - j``.
+    Inside a row, the insertions chain from left to right: `row[j] = min(row[j], row[j-1] + 1)`, which is a running
+    minimum of `row[j] - j`.
     """
     first, second = np.asarray(first), np.asarray(second)
     columns = np.arange(len(second) + 1)
@@ -104,16 +104,16 @@ def match_counts(
     """True positives, false positives and false negatives of one video at one overlap (Lea et al., CVPR 2017).
 
     Every predicted segment takes its best true segment of the same label (the first one among equals). It is a true
-    positive if their intersection over union reaches ``overlap`` and no earlier prediction took that segment.
+    positive if their intersection over union reaches `overlap` and no earlier prediction took that segment.
 
     Args:
         predicted, truth: segments of the same video.
         overlap: threshold in 0..1.
-        empty_truth: the originals fail where predictions meet a ground truth without any action (``"error"``);
-            ``"count"`` makes all of them false positives.
+        empty_truth: the originals fail where predictions meet a ground truth without any action (`"error"`);
+            `"count"` makes all of them false positives.
 
     Raises:
-        ValueError: predictions without true segments, under ``empty_truth="error"``.
+        ValueError: predictions without true segments, under `empty_truth="error"`.
     """
     if len(predicted) == 0 or len(truth) == 0:
         if len(predicted) and empty_truth == "error":
@@ -139,7 +139,7 @@ def f1_score(true_positives: float, false_positives: float, false_negatives: flo
 
     Args:
         true_positives, false_positives, false_negatives: counts summed over videos.
-        epsilon: added to precision + recall; the ASRF score meter uses 1e-7 (``asformer_tst/libs/metric.py``).
+        epsilon: added to precision + recall; the ASRF score meter uses 1e-7 (`asformer_tst/libs/metric.py`).
     """
     if true_positives == 0:
         return 0.0
@@ -162,20 +162,20 @@ def evaluate(
 
     Accuracy counts frames over all videos (background included); the edit score is a mean over videos; F1 sums its
     counts over videos. A prediction longer than its ground truth keeps the extra frames for edit and F1, as in
-    ``baiyang4/TST-action-segmentation``; accuracy compares the frames of the ground truth.
+    `baiyang4/TST-action-segmentation`; accuracy compares the frames of the ground truth.
 
     Args:
         predictions: video -> [time] class names or indices. Videos without ground truth are not looked at.
         truths: video -> [time] labels of the same kind.
         background: labels that are no action for edit and F1.
-        segment_end: ``"exclusive"`` (MS-TCN, TST) or ``"minus_one"`` (DiffAct, ASFormer, ASRF).
+        segment_end: `"exclusive"` (MS-TCN, TST) or `"minus_one"` (DiffAct, ASFormer, ASRF).
         overlaps: thresholds of F1.
-        empty_truth: what to do with a ground truth without actions, see ``match_counts``. With ``"count"`` a video
+        empty_truth: what to do with a ground truth without actions, see `match_counts`. With `"count"` a video
             without actions on both sides has edit score 100 instead of NaN.
-        f1_epsilon: see ``f1_score``.
+        f1_epsilon: see `f1_score`.
 
     Returns:
-        ``{"Acc": ..., "Edit": ..., "F1@10": ..., ...}`` in 0..100.
+        `{"Acc": ..., "Edit": ..., "F1@10": ..., ...}` in 0..100.
 
     Raises:
         ValueError: no videos, a video without prediction, or a prediction shorter than its ground truth.
@@ -254,7 +254,7 @@ def confusion_matrix(
         [classes, classes] int64; rows are the ground truth, columns the prediction.
 
     Raises:
-        ValueError: as for ``evaluate``.
+        ValueError: as for `evaluate`.
     """
     _check_videos(predictions, truths)
     matrix = np.zeros([num_classes, num_classes], np.int64)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
+from actloc_jax.data import boundaries
 from actloc_jax.metrics import segmentation as metrics
+from actloc_jax.ops import labels as label_ops
 from tests.parity.harness import Case, parity
 
 
@@ -82,9 +86,7 @@ def _check_score_meter(case: Case, sequences: dict[str, tuple[list[str], list[st
 
 def _sorted_classes(matrix: np.ndarray) -> np.ndarray:
     """Orders the classes by what a renumbering keeps: the case does not say which class has which index."""
-    signatures = [
-        (matrix[c, c], tuple(np.sort(matrix[c])), tuple(np.sort(matrix[:, c]))) for c in range(len(matrix))
-    ]
+    signatures = [(matrix[c, c], tuple(np.sort(matrix[c])), tuple(np.sort(matrix[:, c]))) for c in range(len(matrix))]
     order = sorted(range(len(matrix)), key=signatures.__getitem__)
     return matrix[np.ix_(order, order)]
 
@@ -93,3 +95,90 @@ def _check_scores(scores: dict[str, float], expected: dict) -> None:
     """Compares named scores with the originals' acc, edit and list of F1."""
     np.testing.assert_allclose([scores["Acc"], scores["Edit"]], [expected["acc"], expected["edit"]], atol=1e-6)
     np.testing.assert_allclose([scores["F1@10"], scores["F1@25"], scores["F1@50"]], expected["f1"], atol=1e-6)
+
+
+@parity("tst", "diffact_data_infer")
+def check_diffact_data_infer(case: Case) -> None:
+    """DiffAct's data pipeline, label restoration, boundary sequences, and inference with every mode and filter."""
+    _check_boundaries(case)
+    _check_restore(case)
+    _check_samples(case)
+    _check_decoding(case)
+
+
+def _check_boundaries(case: Case) -> None:
+    """Boundary sequences for several widths of the smoothing."""
+    for name, sigma in case.config["boundary_smooth_used"].items():
+        found = boundaries.boundary_sequence(case.arrays[f"{name}/labels"], sigma)
+        np.testing.assert_allclose(found, case.arrays[f"{name}/out"], atol=1e-6)
+
+
+def _check_restore(case: Case) -> None:
+    """Nearest-tick restoration; the names of the arrays hold length, offsets and rate."""
+    names = [name for name in case.arrays if re.fullmatch(r"restore/\d+_\d+_\d+_\d+/in", name)]
+    assert names
+    for name in names:
+        length, left, right, rate = map(int, name.split("/")[1].split("_"))
+        found = label_ops.restore_full_rate(case.arrays[name], length, rate=rate, left=left, right=right)
+        np.testing.assert_array_equal(found, case.arrays[name.removesuffix("in") + "out"])
+
+
+def _videos(case: Case) -> list[str]:
+    return [name.removesuffix("/labels") for name in case.arrays if re.fullmatch(r"vid\d+/labels", name)]
+
+
+def _check_samples(case: Case) -> None:
+    """Sub-sampled labels, boundaries and feature shapes of every offset, and the class weights."""
+    checked = 0
+    for name, expected in case.arrays.items():
+        setting = re.fullmatch(r"data_sr(\d+)_aug[01]_bs(\w+)/(vid\d+)/(\w+?)(?:_(\d+))?(_shape)?", name)
+        if not setting:
+            continue
+        rate, sigma = int(setting[1]), None if setting[2] == "None" else float(setting[2])
+        labels = case.arrays[f"{setting[3]}/labels"]
+        boundary = boundaries.boundary_sequence(labels, sigma)
+        offset = int(setting[5] or 0)
+        if setting[4] == "boundary_raw":
+            np.testing.assert_allclose(boundary, expected, atol=1e-6)
+        elif setting[4] == "boundary":
+            np.testing.assert_allclose(boundary[offset::rate], expected, atol=1e-6)
+        elif setting[4] == "event":
+            np.testing.assert_array_equal(labels[offset::rate], expected)
+        else:
+            assert setting[4] == "feature"
+            channels, frames = case.arrays[f"{setting[3]}/features"].shape
+            assert expected.tolist() == [1, len(range(offset, frames, rate)), channels]
+        checked += 1
+    assert checked
+    weights = boundaries.smoothed_class_weights(
+        [case.arrays[f"{video}/labels"] for video in _videos(case)], case.config["num_classes"]
+    )
+    np.testing.assert_allclose(weights, case.arrays["class_weights"], rtol=1e-6)
+
+
+def _check_decoding(case: Case) -> None:
+    """Averaging, filters and restoration, from the originals' stored probabilities."""
+    rate = case.config["sample_rate"]
+    for video in _videos(case):
+        length = len(case.arrays[f"{video}/labels"])
+        stored = [case.arrays[f"{video}/ddim_offset{offset}"].T for offset in range(rate)]
+        mean = label_ops.average_offsets(stored)
+        np.testing.assert_allclose(mean.T, case.arrays[f"{video}/mean_prob"], atol=1e-6)
+        _check_filters(case, f"{video}/decoder-agg", stored, length)
+        _check_filters(case, f"{video}/decoder-noagg", stored[rate // 2 : rate // 2 + 1], length)
+
+
+def _check_filters(case: Case, prefix: str, probabilities: list[np.ndarray], length: int) -> None:
+    """Compares the labels of one video and mode for every post-processing that the case holds."""
+    names = [name for name in case.arrays if name.startswith(f"{prefix}/")]
+    assert names
+    for name in names:
+        kind, value = re.fullmatch(r"(None|[a-z]+)(None|\d+)", name.split("/")[-1]).groups()
+        found = label_ops.labels_from_offsets(
+            probabilities,
+            length,
+            rate=case.config["sample_rate"],
+            kind=None if kind == "None" else kind,
+            value=0 if value == "None" else int(value),
+        )
+        np.testing.assert_array_equal(found, case.arrays[name], err_msg=name)
