@@ -122,7 +122,7 @@ def read(path: str | os.PathLike[str], allow: Mapping[str, Callable[..., Any]] |
 
 
 def _read_zip(file: BinaryIO, name: str, allow: dict[str, Callable[..., Any]]) -> Any:
-    """The archive layout: `<root>/data.pkl`, `<root>/data/<key>` per storage, `<root>/byteorder`; nothing compressed."""
+    """The archive layout: `<root>/data.pkl`, `<root>/data/<key>` for each storage, `<root>/byteorder`."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         roots = [entry[: -len("data.pkl")] for entry in entries if re.fullmatch(r"([^/]+/)?data\.pkl", entry)]
@@ -165,7 +165,7 @@ def _read_zip(file: BinaryIO, name: str, allow: dict[str, Callable[..., Any]]) -
 
 
 def _read_stream(file: BinaryIO, name: str, allow: dict[str, Callable[..., Any]]) -> Any:
-    """The older layout: pickles of magic number, protocol, machine, object, storage keys; then every storage's bytes."""
+    """The older layout: pickles of magic number, protocol, machine, object, storage keys; then the storages."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
 
@@ -259,9 +259,9 @@ class _Unpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full not in self._known:
             raise _Unreadable(
-                f"{self._name}: the reader refuses to load {full!r}. A checkpoint needs tensors and plain containers only, "
-                "and loading other objects can run code. If you trust its origin, save the bare state_dict() with PyTorch "
-                "and convert that file."
+                f"{self._name}: the reader refuses to load {full!r}. A checkpoint needs tensors and plain containers, and "
+                "loading other objects can run code. If you trust its origin, save the bare state_dict() with PyTorch and "
+                "convert that file."
             )
         return self._known[full]
 
@@ -315,7 +315,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _plain_globals() -> dict[str, Any]:
-    """The allow-list: containers, tensor wrappers, inert strings in place of PyTorch's types; made anew for every read."""
+    """The allow-list: containers, tensors, and inert strings in place of PyTorch's types; new for each read."""
 
     def latin1_bytes(text: str, encoding: str = "latin1") -> bytes:  # how old pickles spell bytes
         if encoding not in ("latin1", "latin-1"):

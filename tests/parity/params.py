@@ -1,0 +1,67 @@
+"""State dicts of the golden cases as our nested parameters, through the tables that `python -m convert` uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from actloc_jax.layers.functional import Params, unflatten
+from convert import tst
+from convert.mapping import Table
+
+
+def params_of(table: Table, state: Mapping[str, Any], prefix: str = "") -> Params:
+    """Nested parameters from a PyTorch state dict (diffusion buffers left out), or from its keys below `prefix`."""
+    return unflatten(table.convert_all(_below(state, prefix)))
+
+
+def key_of(table: Table, path: str) -> str:
+    """The PyTorch key of one of our flat paths, e.g. to find the golden gradient of a parameter."""
+    entry = table.entry_of_path(path)
+    assert entry is not None, f"no rule for {path}"
+    return entry.key
+
+
+def state_of(table: Table, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse, for gradients and trained parameters: flat `our path -> array` to PyTorch key -> array."""
+    return table.to_torch(params)
+
+
+def diffact_params(state: Mapping[str, Any], prefix: str = "") -> Params:
+    """`{"encoder": ..., "decoder": ...}` of a DiffAct state dict."""
+    return params_of(tst.DIFFACT, state, prefix)
+
+
+def diffact_layer_params(state: Mapping[str, Any], prefix: str = "") -> Params:
+    """One encoder or decoder layer of DiffAct."""
+    return params_of(tst.DIFFACT_LAYER, state, prefix)
+
+
+def refiner_params(state: Mapping[str, Any], prefix: str = "") -> Params:
+    """The TST refiner alone, keys without `refiner.`."""
+    return params_of(tst.REFINER, state, prefix)
+
+
+def tst_params(state: Mapping[str, Any]) -> Params:
+    """`{"backbone": ..., "refiner": ...}` of a DiffAct + TST state dict."""
+    return params_of(tst.combined(tst.DIFFACT), state)
+
+
+def asformer_params(state: Mapping[str, Any], prefix: str = "") -> Params:
+    """`{"encoder": ..., "decoders": ...}` of an ASFormer state dict."""
+    return params_of(tst.ASFORMER, state, prefix)
+
+
+def asrf_params(state: Mapping[str, Any], prefix: str = "") -> Params:
+    """ASFormer with ASRF's branches; in a combined file its keys stand below `adapter.backbone.`."""
+    return params_of(tst.ASRF, state, prefix)
+
+
+def asrf_tst_params(state: Mapping[str, Any]) -> Params:
+    """`{"backbone": ..., "refiner": ...}` of an ASFormer + ASRF + TST state dict."""
+    return params_of(tst.combined(tst.ASRF), state)
+
+
+def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return {key: value for key, value in kept.items() if key.rsplit(".", 1)[-1] not in tst.BUFFERS}
