@@ -259,8 +259,8 @@ class _Unpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full not in self._known:
             raise _Unreadable(
-                f"{self._name}: the reader refuses to load {full!r}. A checkpoint needs tensors and plain containers, and "
-                "loading other objects can run code. If you trust its origin, save the bare state_dict() with PyTorch and "
+                f"{self._name}: the reader refuses to load {full!r}. A checkpoint needs tensors and containers only; "
+                "loading other objects can run code. If you trust it, save the bare state_dict() with PyTorch and "
                 "convert that file."
             )
         return self._known[full]

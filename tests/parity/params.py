@@ -62,6 +62,39 @@ def asrf_tst_params(state: Mapping[str, Any]) -> Params:
     return params_of(tst.combined(tst.ASRF), state)
 
 
+def older_refiner_params(state: Mapping[str, Any]) -> Params:
+    """The refiner of the older TST models (`asformer_tst`, both versions); what stands beside it is left out.
+
+    Those are the boundary stages `brb.*` of the first version and the unused second self-attention of the second.
+    """
+    own = {_older_name(key): value for key, value in state.items() if not key.startswith(("brb.", "local_sa2."))}
+    return params_of(tst.REFINER, own)
+
+
+def boundary_stage_params(state: Mapping[str, Any], prefix: str = "") -> Params:
+    """One MS-TCN stage, such as an ASRF boundary stage below `brb.0.`."""
+    return params_of(tst.DILATED_STACK, state, prefix)
+
+
+# The older TST models name the refiner's blocks differently; no checkpoint of them is published.
+_OLDER_NAMES = {
+    "pd_linear1": "pd_proj",
+    "pd_linear2": "pd_proj2",
+    "sd_linear1": "feat_proj",
+    "sd_linear2": "onehot_proj",
+    "local_ca": "cross_attn",
+    "local_ca2": "cross_attn2",
+    "local_sa": "self_attn",
+    "class_embed": "class_head",
+    "mask_embed": "mask_head",
+}
+
+
+def _older_name(key: str) -> str:
+    block, rest = key.split(".", 1)
+    return f"{_OLDER_NAMES.get(block, block)}.{rest}"
+
+
 def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return {key: value for key, value in kept.items() if key.rsplit(".", 1)[-1] not in tst.BUFFERS}
