@@ -1,0 +1,184 @@
+"""Evaluation: a checkpoint's answers on a split, against the ground truth, the paper and chance."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from actloc_jax import systems, workdirs
+from actloc_jax.results import RESULTS
+from actloc_jax.results.types import Result
+from actloc_jax.systems import api
+from actloc_jax.training import checkpoints, sharding
+from actloc_jax.training.logging import MetricWriter
+
+log = logging.getLogger(__name__)
+
+
+class Evaluator:
+    """A predictor whose compiled program is kept between evaluations of one data set."""
+
+    def __init__(self, system: api.System, predictor: api.Predictor, dataset: api.Dataset, config: ConfigDict) -> None:
+        self._results = RESULTS[system.task]
+        self._runner = Runner(predictor)
+        self._dataset, self._config = dataset, config
+
+    def predict(self, model: Any, split: str) -> dict[str, list[Result]]:
+        """Results of all videos of a split by source, gathered over processes."""
+        return self._runner.run(model, self._dataset.source(split), seed=self._config.eval.seed)
+
+    def scores(self, model: Any, split: str) -> dict[str, dict[str, float]]:
+        """Metrics by source."""
+        return self.score(self.predict(model, split), split)
+
+    def score(self, results: dict[str, list[Result]], split: str) -> dict[str, dict[str, float]]:
+        """Metrics by source, of given results."""
+        truth = self._dataset.truth(split)
+        return {
+            source: self._results.score(rows, truth, self._dataset.class_names, self._config.eval)
+            for source, rows in results.items()
+        }
+
+    def rehearse(self, model: Any) -> None:
+        """Predicts and scores one batch, so that a broken evaluation is found before the training and not after."""
+        split = self._config.eval.selection_split
+        results = self._runner.run(model, self._dataset.source(split), seed=0, limit=1)
+        self.score(results, split)
+
+
+class Runner:
+    """Runs a predictor over a source on this process's devices; every process takes its share of the videos."""
+
+    def __init__(self, predictor: api.Predictor) -> None:
+        self._predictor = predictor
+        self._mesh = sharding.make_mesh(devices=jax.local_devices())
+        everywhere, rows = sharding.replicated(self._mesh), sharding.batch_sharding(self._mesh)
+        self._predict = jax.jit(
+            predictor.predict, in_shardings=(everywhere, rows, everywhere), out_shardings=everywhere
+        )
+
+    def run(
+        self, model: Any, source: Sequence[Any], *, seed: int, limit: int | None = None
+    ) -> dict[str, list[Result]]:
+        """Results by source name, of all videos of `source` (of `limit` batches where given)."""
+        model = jax.device_put(sharding.to_host(model), sharding.replicated(self._mesh))
+        key = jax.random.key(seed)
+        share = _Share(source, jax.process_index(), jax.process_count())
+        results: dict[str, list[Result]] = {}
+        for index, batch in enumerate(self._predictor.batches(share)):
+            if limit is not None and index == limit:
+                break
+            arrays = jax.device_put(batch.arrays, sharding.batch_sharding(self._mesh))
+            outputs = jax.device_get(self._predict(model, arrays, key))
+            for name, rows in self._predictor.decode(outputs, batch.rows).items():
+                results.setdefault(name, []).extend(rows)
+        return _gather(results)
+
+
+class _Share:
+    """Every n-th record of a source."""
+
+    def __init__(self, source: Sequence[Any], index: int, count: int) -> None:
+        self._source, self._positions = source, range(index, len(source), count)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, position: int) -> Any:
+        return self._source[self._positions[position]]
+
+
+def _gather(results: dict[str, list[Result]]) -> dict[str, list[Result]]:
+    everyone: dict[str, list[Result]] = {}
+    for name, row in sharding.gather_objects([(name, row) for name, rows in results.items() for row in rows]):
+        everyone.setdefault(name, []).append(row)
+    return {name: sorted(rows, key=lambda row: row.video) for name, rows in everyone.items()}
+
+
+def evaluate(
+    config: ConfigDict,
+    workdir: epath.PathLike,
+    *,
+    checkpoint: epath.PathLike | None = None,
+    dataset: api.Dataset | None = None,
+    writer: MetricWriter | None = None,
+) -> dict[str, dict[str, float]]:
+    """Evaluates a checkpoint on `config.data.test_split`; writes predictions, figures and a report into the workdir.
+
+    Args:
+        config: names the data and how to decode and score; the networks come from the checkpoint.
+        workdir: where files go, and where the checkpoint is looked for.
+        checkpoint: a model folder or another workdir.
+        dataset, writer: given by the training loop.
+
+    Returns:
+        metrics by source, the system's own answer first.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the checkpoint is of another system, or does not fit the data.
+    """
+    workdir = epath.Path(workdir)
+    system = systems.of(config)
+    folder = checkpoints.find_model(checkpoint or workdir)
+    model, meta = checkpoints.load_model(folder)
+    workdirs.check_system(meta, config.system, folder)
+    if dataset is None:
+        workdirs.prepare(workdir, config)
+        dataset = system.dataset(config, workdir)
+        workdirs.check_splits(dataset, (config.data.test_split,))
+    workdirs.check_classes(meta, dataset.class_names, folder)
+    log.info("evaluating %s (stage %s) on %s", folder, meta["stage"], config.data.test_split)
+
+    predictor = system.predictor(workdirs.checkpoint_config(meta, config), meta["class_names"], meta["stage"])
+    evaluator = Evaluator(system, predictor, dataset, config)
+    results = evaluator.predict(model, config.data.test_split)
+    metrics = evaluator.score(results, config.data.test_split)
+    if jax.process_index() == 0:
+        references = {"paper": dict(config.paper), "chance": dataset.chance(config.data.test_split)}
+        _publish(system, config, dataset, results, metrics, references, workdir, meta, writer)
+    return metrics
+
+
+def _publish(
+    system: api.System,
+    config: ConfigDict,
+    dataset: api.Dataset,
+    results: dict[str, list[Result]],
+    metrics: dict[str, dict[str, float]],
+    references: dict[str, dict[str, float]],
+    workdir: epath.Path,
+    meta: dict[str, Any],
+    writer: MetricWriter | None,
+) -> None:
+    """Writes what a user looks at: prediction files, the table, figures and the report; logs the metrics."""
+    task = RESULTS[system.task]
+    source = next(iter(results))
+    task.write(results[source], dataset.class_names, workdir / "predictions")
+    log.info("predictions of %d videos: %s", len(results[source]), workdir / "predictions")
+    if writer is not None:
+        writer.write(meta["step"], {f"final/{name}": value for name, value in metrics[source].items()}, stage=meta["stage"])
+    workdirs.write_json(workdir / "evaluation.json", {"metrics": metrics, **references})
+    report = task.report(
+        results, dataset.truth(config.data.test_split), dataset.class_names, metrics, references,
+        title=f"{config.name}, {config.data.test_split}", frame_rate=dataset.frame_rate, workdir=workdir, options=config.eval,
+    )
+    log.info("report: %s", report)
+    log.info("results on %s\n%s", config.data.test_split, table({**metrics, **references}))
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Metrics as text: a row per source, a column per metric; a dash where a source has none."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    width = max([len(name) for name in rows] + [6])
+    lines = [" " * width + "".join(f"{name:>9}" for name in columns)]
+    for name, row in rows.items():
+        cells = (f"{row[column]:9.2f}" if column in row and np.isfinite(row[column]) else f"{'-':>9}" for column in columns)
+        lines.append(f"{name:<{width}}" + "".join(cells))
+    return "\n".join(lines)

@@ -1,0 +1,129 @@
+"""The contract between the loop and a system: frozen dataclasses of functions, no base class.
+
+A system turns a config into a data set, a list of stages and a predictor. A stage either trains or is a job; the loop
+runs them in order in one workdir, and a later stage may read what an earlier one left there. Two result types leave a
+system, frame labels and scored segments; files, metrics and figures behind them are shared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from actloc_jax.results.types import Result
+from actloc_jax.training.state import Batch, Metrics, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatch:
+    """One batch to predict: arrays [batch, ...] with filler rows at the end, and what each real row is."""
+
+    arrays: Batch
+    rows: Sequence[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """From a model to results.
+
+    Attributes:
+        batches: `source -> EvalBatch`es; the source is a random-access sequence of records.
+        predict: `(model, batch arrays, key) -> dict of arrays [batch, ...]`; pure, jitted by the caller.
+        decode: `(outputs as numpy, rows) -> {source name: results}`; the first name is the system's own answer, others
+            (a backbone's answer, single votes) are for comparison.
+    """
+
+    batches: Callable[[Sequence[Any]], Iterator[EvalBatch]]
+    predict: Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]
+    decode: Callable[[dict[str, np.ndarray], Sequence[Any]], dict[str, list[Result]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Videos of an experiment.
+
+    Attributes:
+        class_names: by class index.
+        source: `split name -> random-access sequence of records` (dicts with at least `video`).
+        truth: `split name -> {video: ground truth}` in the task's own form.
+        problems: `split name -> messages`, everything wrong with a split at once; errors first.
+        frame_rate: annotation frames per second, for time axes.
+        chance: `split name -> metrics of guessing`.
+    """
+
+    class_names: tuple[str, ...]
+    source: Callable[[str], Sequence[Any]]
+    truth: Callable[[str], dict[str, Any]]
+    problems: Callable[[str], list[str]]
+    frame_rate: float
+    chance: Callable[[str], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStage:
+    """A stage that trains.
+
+    Attributes:
+        name: also the folder of its checkpoints.
+        epochs, steps_per_epoch: its length; one step is one batch.
+        scratch: `key -> TrainState` at step 0; traceable, so that shapes are known without allocating.
+        warm_start: `state -> state` with parameters of an earlier stage or of a converted file; runs once, on the host.
+        batches: `() -> iterator` over endless host batches with `get_state` and `set_state`.
+        train_step: `(state, batch, key) -> (state, scalars)`; pure, jitted once by the loop with the state donated.
+        predictor: for evaluation during and after this stage.
+        evaluate_at: `epoch -> whether to evaluate after it`; epochs count from 0.
+        select: metric whose best evaluation is kept (ties: the later), or None for the last.
+        rates: `step -> learning rate by group`, for the log.
+        shardings: rules for state that is not replicated.
+    """
+
+    name: str
+    epochs: int
+    steps_per_epoch: int
+    scratch: Callable[[jax.Array], TrainState]
+    batches: Callable[[], Any]
+    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+    predictor: Predictor
+    evaluate_at: Callable[[int], bool]
+    select: str | None = None
+    warm_start: Callable[[TrainState], TrainState] | None = None
+    rates: Callable[[int], dict[str, float]] = lambda step: {}
+    shardings: Sequence[tuple[str, Any]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class JobStage:
+    """A stage that writes files: `run()` resumes where it was stopped, `done()` says that nothing is left to do."""
+
+    name: str
+    run: Callable[[], None]
+    done: Callable[[], bool]
+
+
+Stage = TrainStage | JobStage
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """What the loop knows of a paper.
+
+    Attributes:
+        name: key in SYSTEMS.
+        task: "segmentation" or "detection"; names the shared files, metrics and figures.
+        dataset: `(config, workdir) -> Dataset`; may generate the demo's data into the workdir.
+        stages: `(config, dataset, workdir) -> stages`, in order.
+        inputs: `(config, meta, paths) -> random-access sequence of records`, for predict on a user's files.
+        predictor: `(config, class names, stage name) -> Predictor`, from a checkpoint's meta alone.
+    """
+
+    name: str
+    task: str
+    dataset: Callable[[Any, epath.Path], Dataset]
+    stages: Callable[[Any, Dataset, epath.Path], Sequence[Stage]]
+    inputs: Callable[[Any, dict[str, Any], Sequence[str]], Sequence[Any]]
+    predictor: Callable[[Any, Sequence[str], str], Predictor]

@@ -1,0 +1,123 @@
+"""Devices: one mesh with axes `data` and `model`, and where state and batches lie on it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+
+def initialise_distributed() -> None:
+    """Joins a multi-process job when the environment describes one (Cloud TPU pod, SLURM, or JAX_COORDINATOR_ADDRESS).
+
+    With JAX_COORDINATOR_ADDRESS, also JAX_NUM_PROCESSES and JAX_PROCESS_ID are read.
+    """
+    if jax.distributed.is_initialized():
+        return
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        jax.distributed.initialize(
+            os.environ["JAX_COORDINATOR_ADDRESS"],
+            int(os.environ["JAX_NUM_PROCESSES"]),
+            int(os.environ["JAX_PROCESS_ID"]),
+        )
+    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
+        jax.distributed.initialize()
+
+
+def make_mesh(*, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices as a mesh `[data, model]`.
+
+    Args:
+        model: number of devices along `model`; the rest go along `data`.
+        devices: the devices to use, all by default.
+
+    Raises:
+        ValueError: the number of devices is not a multiple of `model`.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if len(devices) % model:
+        raise ValueError(f"train.model_parallel={model} does not divide the {len(devices)} devices of this job.")
+    return jax.make_mesh(
+        (len(devices) // model, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def state_shardings(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
+    """A tree like `state` of NamedShardings: the first rule whose pattern is found in a leaf's path, else replicated.
+
+    Args:
+        state: pytree of arrays or shapes.
+        mesh: axes `data` and `model`.
+        rules: (regular expression, PartitionSpec) pairs; paths read `params/encoder/conv_in/kernel`, `extra/bank`.
+    """
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+        spec = next((spec for pattern, spec in rules if re.search(pattern, name)), PartitionSpec())
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches are split over `data` along their first axis."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Moves a host batch onto the mesh; in a multi-process job each process brings its own rows `[local batch, ...]`.
+
+    Raises:
+        ValueError: the rows do not divide over the devices.
+    """
+    rows = next(iter(batch.values())).shape[0] * jax.process_count()
+    shards = mesh.shape["data"]
+    if rows % shards:
+        raise ValueError(
+            f"A batch of {rows} does not divide over {shards} devices. Set train.batch_size to a multiple of {shards}."
+        )
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def put_state(state: Any, shardings: Any) -> Any:
+    """Places a host or single-device state as `shardings` say; works in multi-process jobs, where all hold the same."""
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, state, shardings)
+
+
+def to_host(tree: Any) -> Any:
+    """Replicated or single-process arrays as numpy."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf if leaf.is_fully_addressable else leaf.addressable_data(0)), tree)
+
+
+def gather_objects(items: list[Any]) -> list[Any]:
+    """Concatenates every process's list, in process order; a no-op in a single-process job. Items must pickle."""
+    if jax.process_count() == 1:
+        return items
+    import pickle
+
+    from jax.experimental import multihost_utils
+
+    payload = np.frombuffer(pickle.dumps(items), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray([payload.size]))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: payload.size] = payload
+    everyone = multihost_utils.process_allgather(padded)
+    return [item for row, size in zip(everyone, sizes.ravel(), strict=True) for item in pickle.loads(row[:size].tobytes())]

@@ -1,0 +1,90 @@
+"""The state of a training run: one plain pytree, and the gradient step that most stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from actloc_jax.training import ema as ema_lib
+
+Batch = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that a run carries from step to step.
+
+    Attributes:
+        params: nested dict of arrays.
+        batch_stats: nested dict of running statistics; empty where the network has none.
+        opt_state: the optimizer's state.
+        ema: averaged parameters, or an empty dict.
+        step: int32 scalar, number of train steps taken in this stage.
+        extra: belongs to the system (a memory bank, a teacher, prototypes); the loop never looks inside.
+    """
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+    step: jax.Array
+    extra: Any
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What prediction needs: averaged parameters where the stage keeps them, and running statistics."""
+        return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
+
+
+class LossOutput(NamedTuple):
+    """A loss and what the step keeps of it: scalar `loss`, scalars to log, new statistics and new `extra`."""
+
+    loss: jax.Array
+    metrics: Metrics
+    batch_stats: Any
+    extra: Any
+
+
+LossFn = Callable[[Any, TrainState, Batch, jax.Array], LossOutput]
+
+
+def create(params: Any, tx: optax.GradientTransformation, *, batch_stats: Any = None, extra: Any = None,
+           ema: bool = False) -> TrainState:
+    """A fresh state at step 0 around `params`."""
+    return TrainState(
+        params=params,
+        batch_stats={} if batch_stats is None else batch_stats,
+        opt_state=tx.init(params),
+        ema=ema_lib.init(params) if ema else {},
+        step=jnp.zeros((), jnp.int32),
+        extra={} if extra is None else extra,
+    )
+
+
+def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_decay: float | None = None):
+    """The train step of a stage that follows a gradient: `(state, batch, key) -> (state, metrics)`, pure.
+
+    Args:
+        loss_fn: `(params, state, batch, key) -> LossOutput`; differentiated in its first argument.
+        tx: the optimizer; receives the loss as `value` for schedules that look at it.
+        ema_decay: where given, `state.ema` follows the parameters with this decay.
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def objective(params: Any, state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, LossOutput]:
+        output = loss_fn(params, state, batch, key)
+        return output.loss, output
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        grads, output = jax.grad(objective, has_aux=True)(state.params, state, batch, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=output.loss)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema if ema_decay is None else ema_lib.update(state.ema, params, ema_decay)
+        metrics = {"loss": output.loss, "grad_norm": optax.global_norm(grads), **output.metrics}
+        return TrainState(params, output.batch_stats, opt_state, ema, state.step + 1, output.extra), metrics
+
+    return step
