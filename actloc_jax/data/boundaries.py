@@ -1,8 +1,6 @@
-"""Targets derived from frame labels: boundary sequences, soft labels, class weights (numpy only; time first)."""
+"""Targets derived from frame labels: boundary sequences and soft labels (numpy only; time first)."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 from scipy import ndimage
@@ -55,17 +53,6 @@ def start_sequence(labels: np.ndarray) -> np.ndarray:
     return np.concatenate([[True], labels[1:] != labels[:-1]]).astype(np.float32)
 
 
-def subsample_starts(starts: np.ndarray, rate: int) -> np.ndarray:
-    """Sub-samples a 0/1 sequence without losing a one: frame i goes to floor(i / rate).
-
-    Returns:
-        [ceil(time / rate)] float32.
-    """
-    short = np.zeros(-(-len(starts) // rate), np.float32)
-    short[np.flatnonzero(starts) // rate] = 1
-    return short
-
-
 def soft_labels(labels: np.ndarray, num_classes: int, sigma: float) -> np.ndarray:
     """One-hot labels blurred along time by a Gaussian, not renormalised (DiffAct's soft targets).
 
@@ -79,41 +66,3 @@ def soft_labels(labels: np.ndarray, num_classes: int, sigma: float) -> np.ndarra
     """
     one_hot = (np.asarray(labels)[:, None] == np.arange(num_classes)).astype(np.float32)
     return ndimage.gaussian_filter1d(one_hot, sigma, axis=0)
-
-
-def class_counts(labels: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
-    """Frames per class over several videos; labels outside 0..num_classes-1 are not counted.
-
-    Returns:
-        [classes] int64.
-    """
-    counts = np.zeros(num_classes, np.int64)
-    for sequence in labels:
-        known = (sequence >= 0) & (sequence < num_classes)
-        counts += np.bincount(sequence[known].astype(np.int64), minlength=num_classes)
-    return counts
-
-
-def smoothed_class_weights(labels: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
-    """DiffAct's class weights, n_total / ((n_c + 10) C), from the training labels at the full frame rate.
-
-    Returns:
-        [classes] float64.
-    """
-    counts = class_counts(labels, num_classes)
-    return counts.sum() / ((counts + 10) * num_classes)
-
-
-def median_frequency_weights(labels: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
-    """ASRF's class weights: median frequency over class frequency, the lower middle element as the median.
-
-    Source: `baiyang4/TST-action-segmentation:asformer_tst/libs/class_weight.py`.
-
-    Returns:
-        [classes] float32; infinite for a class without frames, as in the original.
-    """
-    counts = class_counts(labels, num_classes)
-    frequency = counts.astype(np.float32) / np.float32(counts.sum())
-    median = np.sort(frequency)[(num_classes - 1) // 2]
-    with np.errstate(divide="ignore"):
-        return (median / frequency).astype(np.float32)

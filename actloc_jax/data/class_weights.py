@@ -7,6 +7,25 @@ from collections.abc import Iterable
 import numpy as np
 
 
+def smoothed_class_weights(labels: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
+    """DiffAct's class weights `n / ((n_c + 10) C)`: n frames of all C classes, n_c of class c.
+
+    After `Finspire13/DiffAct:dataset.py`. Labels outside the classes are not counted.
+
+    Args:
+        labels: class ids `[time]` of each training video at the full frame rate.
+        num_classes: number of classes.
+
+    Returns:
+        float64 `[num_classes]`.
+    """
+    counts = np.zeros(num_classes, np.int64)
+    for video in labels:
+        video = np.asarray(video, np.int64)
+        counts += np.bincount(video[(video >= 0) & (video < num_classes)], minlength=num_classes)
+    return counts.sum() / ((counts + 10) * num_classes)
+
+
 def median_frequency_weights(labels: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
     """Class weights `median frequency / frequency` (Eigen and Fergus, ICCV 2015, section 6.3.2).
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from actloc_jax.data import boundaries
+from actloc_jax.data import boundaries, class_weights
 from actloc_jax.metrics import segmentation as metrics
 from actloc_jax.ops import labels as label_ops
 from tests.parity.harness import Case, parity
@@ -150,10 +150,10 @@ def _check_samples(case: Case) -> None:
             assert expected.tolist() == [1, len(range(offset, frames, rate)), channels]
         checked += 1
     assert checked
-    weights = boundaries.smoothed_class_weights(
+    found = class_weights.smoothed_class_weights(
         [case.arrays[f"{video}/labels"] for video in _videos(case)], case.config["num_classes"]
     )
-    np.testing.assert_allclose(weights, case.arrays["class_weights"], rtol=1e-6)
+    np.testing.assert_allclose(found, case.arrays["class_weights"], rtol=1e-6)
 
 
 def _check_decoding(case: Case) -> None:
