@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import pathlib
 import struct
 import zipfile
@@ -43,21 +44,24 @@ class Built(NamedTuple):
     state: Any
 
 
-def dumps(value: Any) -> bytes:
-    """A protocol 2 pickle of containers, numbers, texts and the classes above."""
-    return b"\x80\x02" + _opcodes(value) + b"."
+def dumps(value: Any, older: bool = False) -> bytes:
+    """A protocol 2 pickle of containers, numbers, texts and the classes above; `older` storages carry a view."""
+    return b"\x80\x02" + _opcodes(value, older) + b"."
 
 
-def _opcodes(value: Any) -> bytes:
+def _opcodes(value: Any, older: bool) -> bytes:
+    def inner(*values: Any) -> bytes:
+        return b"".join(_opcodes(each, older) for each in values)
+
     if isinstance(value, Global):
         return b"c" + f"{value.module}\n{value.name}\n".encode()
     if isinstance(value, Call):
-        return _opcodes(value.function) + _opcodes(tuple(value.args)) + b"R"
+        return inner(value.function, tuple(value.args)) + b"R"
     if isinstance(value, Built):
-        return _opcodes(value.made) + _opcodes(value.state) + b"b"
+        return inner(value.made, value.state) + b"b"
     if isinstance(value, Storage):
         pid = ("storage", Global(*value.kind.rsplit(".", 1)), value.key, "cpu", value.numel)
-        return _opcodes(pid if value.view is None else (*pid, value.view)) + b"Q"
+        return inner((*pid, value.view) if older else pid) + b"Q"
     if value is None or isinstance(value, bool):
         return {None: b"N", True: b"\x88", False: b"\x89"}[value]
     if isinstance(value, int):
@@ -66,17 +70,16 @@ def _opcodes(value: Any) -> bytes:
     if isinstance(value, float):
         return b"G" + struct.pack(">d", value)
     if isinstance(value, bytes):
-        return _opcodes(Call(Global("_codecs", "encode"), (value.decode("latin1"), "latin1")))
+        return inner(Call(Global("_codecs", "encode"), (value.decode("latin1"), "latin1")))
     if isinstance(value, str):
         text = value.encode()
         return b"X" + struct.pack("<I", len(text)) + text
     if isinstance(value, tuple):
-        return b"(" + b"".join(map(_opcodes, value)) + b"t"
+        return b"(" + inner(*value) + b"t"
     if isinstance(value, list):
-        return b"](" + b"".join(map(_opcodes, value)) + b"e"
-    items = b"".join(_opcodes(key) + _opcodes(item) for key, item in value.items())
-    empty = _opcodes(Call(Global("collections", "OrderedDict"), ())) if type(value) is collections.OrderedDict else b"}"
-    return empty + b"(" + items + b"u"
+        return b"](" + inner(*value) + b"e"
+    empty = inner(Call(Global("collections", "OrderedDict"), ())) if type(value) is collections.OrderedDict else b"}"
+    return empty + b"(" + inner(*itertools.chain(*value.items())) + b"u"
 
 
 def tensor(storage: Storage, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> Call:
@@ -109,7 +112,7 @@ def write_stream(
         "little_endian": little_endian,
         "type_sizes": {"short": 2, "int": 4, "long": 8},
     }
-    parts = [dumps(part) for part in (MAGIC, 1001, machine, value, list(storages))]
+    parts = [dumps(part, older=True) for part in (MAGIC, 1001, machine, value, list(storages))]
     for data in storages.values():
         parts += [struct.pack("<q" if little_endian else ">q", data.size), data.tobytes()]
     path.write_bytes(b"".join(parts))
