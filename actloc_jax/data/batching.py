@@ -70,6 +70,14 @@ def length_buckets(lengths: Sequence[int], *, max_buckets: int = 6, multiple: in
     return tuple(reversed(chosen))
 
 
+def buckets_of(
+    sources: Sequence[Source], transform: Transform, *, max_buckets: int = 6, multiple: int = 64
+) -> tuple[int, ...]:
+    """`length_buckets` for the samples that `transform` makes of all records of several sources (train and test)."""
+    lengths = [transform.length(frames) for source in sources for frames in source.lengths]
+    return length_buckets(lengths, max_buckets=max_buckets, multiple=multiple)
+
+
 def bucket_for(length: int, buckets: Sequence[int]) -> int:
     """The smallest bucket that holds `length` frames.
 

@@ -260,6 +260,13 @@ class SegmentationSource:
         """Labels of one video at the full frame rate, [time] int32; needs no features on disk."""
         return self.folder.labels(self.videos[position])
 
+    def truths(self) -> dict[str, list[str]]:
+        """Class names of all frames of all videos, cut like the records."""
+        return {
+            video: [self.class_names[label] for label in self.labels(position)[:length]]
+            for position, (video, length) in enumerate(zip(self.videos, self.lengths, strict=True))
+        }
+
     def __getitem__(self, position: int) -> Record:
         return self.record(position)
 
