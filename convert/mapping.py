@@ -103,9 +103,9 @@ class Report(NamedTuple):
     def problems(self) -> list[str]:
         """One line per difference."""
         return (
-            [f"missing    {key} {_text(shape)}" for key, shape in self.missing.items()]
-            + [f"unexpected {key} {_text(shape)}" for key, shape in self.extra.items()]
-            + [f"misshapen  {key} {_text(got)}, expected {_text(want)}" for key, got, want in self.misshapen]
+            [f"missing    {key} {shape_text(shape)}" for key, shape in self.missing.items()]
+            + [f"unexpected {key} {shape_text(shape)}" for key, shape in self.extra.items()]
+            + [f"misshapen  {key} {shape_text(got)}, expected {shape_text(want)}" for key, got, want in self.misshapen]
         )
 
 
@@ -182,10 +182,10 @@ class Table:
         for key, value in state.items():
             entry = self.entry_of_key(key)
             if entry is None:
-                raise ValueError(f"no rule for the key {key} {_text(np.shape(value))}")
+                raise ValueError(f"no rule for the key {key} {shape_text(np.shape(value))}")
             array = np.asarray(value)
             if not entry.admits(array.shape):
-                raise ValueError(f"{key} {_text(array.shape)} has not the shape of a {entry.layout} {entry.leaf.torch}")
+                raise ValueError(f"{key} {shape_text(array.shape)} has not the shape of a {entry.layout} {entry.leaf.torch}")
             params[entry.path] = entry.leaf.to_ours(array)
         return params
 
@@ -199,7 +199,7 @@ class Table:
         for path, value in params.items():
             entry = self.entry_of_path(path)
             if entry is None:
-                raise ValueError(f"no rule for the parameter {path} {_text(np.shape(value))}")
+                raise ValueError(f"no rule for the parameter {path} {shape_text(np.shape(value))}")
             state[entry.key] = np.ascontiguousarray(entry.leaf.to_torch(np.asarray(value)))
         return state
 
@@ -228,5 +228,6 @@ def _filled(name: str, words: list[str], digits: int) -> str:
     return _PLACEHOLDER.sub(fill, name)
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
+    """`[64, 2048, 1]`."""
     return "[" + ", ".join(map(str, shape)) + "]"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actloc_jax.layers.functional import Params, unflatten
-from convert import tst
+from convert import tst_tables
 from convert.mapping import Table
 
 
@@ -29,37 +29,37 @@ def state_of(table: Table, params: Mapping[str, Any]) -> dict[str, Any]:
 
 def diffact_params(state: Mapping[str, Any], prefix: str = "") -> Params:
     """`{"encoder": ..., "decoder": ...}` of a DiffAct state dict."""
-    return params_of(tst.DIFFACT, state, prefix)
+    return params_of(tst_tables.DIFFACT, state, prefix)
 
 
 def diffact_layer_params(state: Mapping[str, Any], prefix: str = "") -> Params:
     """One encoder or decoder layer of DiffAct."""
-    return params_of(tst.DIFFACT_LAYER, state, prefix)
+    return params_of(tst_tables.DIFFACT_LAYER, state, prefix)
 
 
 def refiner_params(state: Mapping[str, Any], prefix: str = "") -> Params:
     """The TST refiner alone, keys without `refiner.`."""
-    return params_of(tst.REFINER, state, prefix)
+    return params_of(tst_tables.REFINER, state, prefix)
 
 
 def tst_params(state: Mapping[str, Any]) -> Params:
     """`{"backbone": ..., "refiner": ...}` of a DiffAct + TST state dict."""
-    return params_of(tst.combined(tst.DIFFACT), state)
+    return params_of(tst_tables.combined(tst_tables.DIFFACT), state)
 
 
 def asformer_params(state: Mapping[str, Any], prefix: str = "") -> Params:
     """`{"encoder": ..., "decoders": ...}` of an ASFormer state dict."""
-    return params_of(tst.ASFORMER, state, prefix)
+    return params_of(tst_tables.ASFORMER, state, prefix)
 
 
 def asrf_params(state: Mapping[str, Any], prefix: str = "") -> Params:
     """ASFormer with ASRF's branches; in a combined file its keys stand below `adapter.backbone.`."""
-    return params_of(tst.ASRF, state, prefix)
+    return params_of(tst_tables.ASRF, state, prefix)
 
 
 def asrf_tst_params(state: Mapping[str, Any]) -> Params:
     """`{"backbone": ..., "refiner": ...}` of an ASFormer + ASRF + TST state dict."""
-    return params_of(tst.combined(tst.ASRF), state)
+    return params_of(tst_tables.combined(tst_tables.ASRF), state)
 
 
 def older_refiner_params(state: Mapping[str, Any]) -> Params:
@@ -68,12 +68,12 @@ def older_refiner_params(state: Mapping[str, Any]) -> Params:
     Those are the boundary stages `brb.*` of the first version and the unused second self-attention of the second.
     """
     own = {_older_name(key): value for key, value in state.items() if not key.startswith(("brb.", "local_sa2."))}
-    return params_of(tst.REFINER, own)
+    return params_of(tst_tables.REFINER, own)
 
 
 def boundary_stage_params(state: Mapping[str, Any], prefix: str = "") -> Params:
     """One MS-TCN stage, such as an ASRF boundary stage below `brb.0.`."""
-    return params_of(tst.DILATED_STACK, state, prefix)
+    return params_of(tst_tables.DILATED_STACK, state, prefix)
 
 
 # The older TST models name the refiner's blocks differently; no checkpoint of them is published.
@@ -97,4 +97,4 @@ def _older_name(key: str) -> str:
 
 def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return {key: value for key, value in kept.items() if key.rsplit(".", 1)[-1] not in tst.BUFFERS}
+    return {key: value for key, value in kept.items() if key.rsplit(".", 1)[-1] not in tst_tables.BUFFERS}

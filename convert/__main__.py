@@ -1,0 +1,105 @@
+"""Published PyTorch checkpoints to ours and back, without PyTorch.
+
+    python -m convert tst split_1_best.pth checkpoints/gtea_1 --class-names dataset/gtea/mapping.txt
+    python -m convert tst split_1_best.pth --dry-run
+    python -m convert tst --back checkpoints/gtea_1 split_1.npz
+    python -m convert tst-cache cache/gtea_split1 caches/gtea_1
+
+A file may be a path (also gs://) or hf://owner/repository/path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from etils import epath
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; errors of users end in one message and exit status 1."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, FileNotFoundError) as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    tst = commands.add_parser("tst", help="TST, DiffAct and ASFormer checkpoints")
+    tst.add_argument("source", help="the .pth / .model / .pt file; with --back a model folder")
+    tst.add_argument("target", nargs="?", help="the model folder to write; with --back the .npz to write")
+    tst.add_argument("--back", action="store_true", help="from a model folder to an .npz with PyTorch's keys and layouts")
+    tst.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")
+    tst.add_argument("--to-npz", metavar="FILE", help="also write our parameters as an .npz with flat paths")
+    tst.add_argument("--class-names", metavar="MAPPING", help="the data set's mapping.txt, for the names of the classes")
+    tst.add_argument("--dataset", help="gtea, 50salads or breakfast: what shapes do not tell is taken from its config")
+    tst.add_argument(
+        "--set", metavar="FIELD=JSON", action="append", default=[], type=_setting,
+        help="a config field that shapes do not tell, e.g. backbone.diffusion.scale=0.5",
+    )  # fmt: skip
+    tst.add_argument("--allow-missing", metavar="REGEX", help="keys that may be absent; they get fresh initial values")
+    tst.add_argument("--allow-extra", metavar="REGEX", help="keys that may be left out")
+    tst.set_defaults(run=_tst)
+    cache = commands.add_parser("tst-cache", help="TST's cache of backbone outputs")
+    cache.add_argument("source", help="folder with meta.json and seed_xxx/<video>.pt")
+    cache.add_argument("target", help="the cache folder to write")
+    cache.set_defaults(run=_tst_cache)
+    return parser
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    field, _, value = text.partition("=")
+    try:
+        return field, json.loads(value)
+    except json.JSONDecodeError as err:
+        raise argparse.ArgumentTypeError(f"{text!r}: the value of {field} must be JSON, such as 0.5 or [5,7,9]") from err
+
+
+def _tst(args: argparse.Namespace) -> int:
+    from convert import files, tst  # after the flags, so that --help answers at once
+
+    if args.target is None and not (args.dry_run or args.to_npz):
+        raise ValueError("a target is needed, or --dry-run, or --to-npz FILE")
+    if args.back:
+        state = tst.back(epath.Path(args.source))
+        files.write_npz(epath.Path(args.target), state)
+        print(f"{args.target}: {len(state):,} entries in PyTorch's layout")
+        return 0
+    converted = tst.convert(
+        files.fetch(args.source),
+        dataset=args.dataset,
+        settings=dict(args.set),
+        class_names=args.class_names,
+        allow_missing=args.allow_missing,
+        allow_extra=args.allow_extra,
+    )
+    print(tst.mapping_text(converted) if args.dry_run else "\n".join([*converted.notes, tst.summary(converted)]))
+    if args.dry_run:
+        return 0
+    if args.to_npz:
+        files.write_npz(epath.Path(args.to_npz), converted.params)
+        print(f"wrote {args.to_npz}")
+    if args.target:
+        tst.save(converted, epath.Path(args.target))
+        print(f"wrote the model checkpoint {args.target}")
+    return 0
+
+
+def _tst_cache(args: argparse.Namespace) -> int:
+    from convert import tst_cache
+
+    written = tst_cache.convert_cache(epath.Path(args.source), epath.Path(args.target))
+    print(f"{args.target}: {written:,} files")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
