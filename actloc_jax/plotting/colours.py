@@ -10,10 +10,10 @@ import numpy as np
 # in normal vision and in simulated deuteranopia and protanopia (Machado et al. 2009); lightness and chroma are bounded.
 # So the first colours differ most, and a class keeps its colour whatever the number of classes.
 _PALETTE_TEXT = """
-    3b7cb8 e8923a 1b9170 e3c93f 8a5fb0 74bdea c4473d e596bd 7a5a41 97e787 206068 97a770 f7bfaf 7897ff 8f7000 58dfe7
-    0058b7 8f789f 585818 c79f58 9f2060 505087 c7d768 d76078 40cf97 508f50 9f5080 80a7ef e780c7 97dfcf ff9787 b77838
-    7870d7 874850 cf7058 78dfff 9f9720 b770cf ffafbf 58489f f7709f d7d79f 9fc770 9f6860 c7b758 486800 6097b7 607838
-    d7b7d7 489787 876097 0097d7 8fa7cf 306028 088087 ffaf78 efb750 df8f87 5868bf 8f4097 206048 7080af bf808f 608718
+    3b7cb8 e8923a 1b9170 e3c93f 8a5fb0 74bdea c4473d e596bd 7a5a41 97e787 97a770 9f2070 30efb7 7897ff 8f7000 58dfe7
+    0058b7 585818 008797 ffaf9f c79f58 8f3858 c7d768 d76078 af87bf 508f50 80a7ef 873087 c7609f 70c78f 78e7cf b77838
+    7870d7 ff8f80 78dfff 9f9720 c77058 a76060 b770cf 9f5880 58489f 38588f cfbf70 10bfb7 486800 607838 e7b750 785080
+    cf788f 30afcf 0097d7 df97df 306028 874048 409787 e7a758 ffb7e7 5868bf 48dfb7 ff78a7 387858 589f40 70689f af3870
 """
 _PALETTE = _PALETTE_TEXT.split()
 
