@@ -36,10 +36,14 @@ def _parser() -> argparse.ArgumentParser:
     tst = commands.add_parser("tst", help="TST, DiffAct and ASFormer checkpoints")
     tst.add_argument("source", help="the .pth / .model / .pt file; with --back a model folder")
     tst.add_argument("target", nargs="?", help="the model folder to write; with --back the .npz to write")
-    tst.add_argument("--back", action="store_true", help="from a model folder to an .npz with PyTorch's keys and layouts")
+    tst.add_argument(
+        "--back", action="store_true", help="from a model folder to an .npz with PyTorch's keys and layouts"
+    )
     tst.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")
     tst.add_argument("--to-npz", metavar="FILE", help="also write our parameters as an .npz with flat paths")
-    tst.add_argument("--class-names", metavar="MAPPING", help="the data set's mapping.txt, for the names of the classes")
+    tst.add_argument(
+        "--class-names", metavar="MAPPING", help="the data set's mapping.txt, for the names of the classes"
+    )
     tst.add_argument("--dataset", help="gtea, 50salads or breakfast: what shapes do not tell is taken from its config")
     tst.add_argument(
         "--set", metavar="FIELD=JSON", action="append", default=[], type=_setting,
@@ -60,7 +64,9 @@ def _setting(text: str) -> tuple[str, Any]:
     try:
         return field, json.loads(value)
     except json.JSONDecodeError as err:
-        raise argparse.ArgumentTypeError(f"{text!r}: the value of {field} must be JSON, such as 0.5 or [5,7,9]") from err
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: the value of {field} must be JSON, such as 0.5 or [5,7,9]"
+        ) from err
 
 
 def _tst(args: argparse.Namespace) -> int:

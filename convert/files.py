@@ -30,7 +30,7 @@ def fetch(source: str) -> epath.Path:
         import huggingface_hub
     except ImportError as err:
         raise ValueError(
-            f"{source} needs the package huggingface_hub: pip install huggingface_hub, or download the file and give its path"
+            f"{source} needs huggingface_hub: pip install huggingface_hub, or download the file and give its path"
         ) from err
     try:
         local = huggingface_hub.hf_hub_download("/".join(parts[:2]), parts[2], revision=revision or None)

@@ -185,7 +185,9 @@ class Table:
                 raise ValueError(f"no rule for the key {key} {shape_text(np.shape(value))}")
             array = np.asarray(value)
             if not entry.admits(array.shape):
-                raise ValueError(f"{key} {shape_text(array.shape)} has not the shape of a {entry.layout} {entry.leaf.torch}")
+                raise ValueError(
+                    f"{key} {shape_text(array.shape)} has not the shape of a {entry.layout} {entry.leaf.torch}"
+                )
             params[entry.path] = entry.leaf.to_ours(array)
         return params
 

@@ -1,14 +1,7 @@
-"""Published checkpoints of TST, DiffAct and ASFormer become model checkpoints of the system `tst`, and back.
-
-The family of a file is told by its keys and its sizes by its shapes. What shapes cannot tell (which encoder layers are the
-condition, how to sample, the sample rate) comes from the experiment file of the data set whose sizes these are, and is
-reported as an assumption.
-"""
+"""Published checkpoints of TST, DiffAct and ASFormer become model checkpoints of the system `tst`, and back."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import json
 import re
 from collections.abc import Mapping
@@ -26,52 +19,10 @@ from actloc_jax.systems.tst import adapters
 from actloc_jax.training import checkpoints
 from convert import torch_reader, tst_tables
 from convert.files import sha256, write_npz
-from convert.mapping import Report, Table, shape_text
+from convert.mapping import Report, shape_text
+from convert.tst_config import FAMILIES, Family, config_for, family_of
 
-DATASETS = ("gtea", "50salads", "breakfast")
 BUFFER_FILE = "diffusion_buffers.npz"
-_ASSUMED = (  # what a network needs and its shapes do not tell
-    "backbone.encoder.feature_layers",
-    "backbone.encoder.use_instance_norm",
-    "backbone.diffusion.sampling_steps",
-    "backbone.diffusion.eta",
-    "backbone.diffusion.scale",
-    "data.sample_rate",
-    "decode.postprocess",
-    "decode.postprocess_size",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """A kind of published file.
-
-    Attributes:
-        name: for people.
-        mark: start of a key that only this family has.
-        backbone: `config.backbone.kind`.
-        prefix: what stands before the backbone's keys.
-        table: names of all its arrays.
-        refined: whether the TST refiner is in the file.
-    """
-
-    name: str
-    mark: str
-    backbone: str
-    prefix: str
-    table: Table
-    refined: bool
-
-
-FAMILIES = (
-    Family("TST on DiffAct", "adapter.backbone.decoder.module.", "diffact", "adapter.backbone.",
-           tst_tables.combined(tst_tables.DIFFACT), True),
-    Family("TST on ASFormer", "adapter.backbone.shared_layers.", "asformer", "adapter.backbone.",
-           tst_tables.combined(tst_tables.ASRF), True),
-    Family("DiffAct", "decoder.module.", "diffact", "", tst_tables.alone(tst_tables.DIFFACT), False),
-    Family("ASFormer with ASRF", "shared_layers.", "asformer", "", tst_tables.alone(tst_tables.ASRF), False),
-    Family("ASFormer", "decoders.", "asformer_plain", "", tst_tables.alone(tst_tables.ASFORMER), False),
-)  # fmt: skip
 
 
 class Converted(NamedTuple):
@@ -117,10 +68,10 @@ def convert(
         ValueError: unreadable, of an unknown family, or with keys that differ from the network's: all are listed.
     """
     state, wrapper = _state_dict(torch_reader.read(source), source)
-    family = _family(state, source)
+    family = family_of(state, source)
     buffers = {key: value for key, value in state.items() if _is_buffer(key, family)}
     weights = {key: value for key, value in state.items() if key not in buffers}
-    config, notes = _config_for(family, _sizes(family, state), dataset, settings or {}, source)
+    config, notes = config_for(family, state, dataset, settings or {}, source)
     network = _networks(family, config)
     shapes = {path: leaf.shape for path, leaf in flatten({k: n.shapes() for k, n in network.items()}).items()}
     report = family.table.to_ours(weights, shapes)
@@ -205,18 +156,10 @@ def _state_dict(read: Any, source: epath.Path) -> tuple[dict[str, np.ndarray], d
         read = read.get("model", read.get("state_dict"))
     if not isinstance(read, Mapping) or not read or not all(isinstance(value, np.ndarray) for value in read.values()):
         raise ValueError(
-            f"{source} holds a {type(read).__name__} that is not a state dict (names -> tensors), nor a wrapper with one "
-            "under 'model' or 'state_dict'"
+            f"{source} holds a {type(read).__name__} that is neither a state dict (names -> tensors) nor a wrapper "
+            "with one under 'model' or 'state_dict'"
         )
     return dict(read), counters
-
-
-def _family(state: Mapping[str, Any], source: epath.Path) -> Family:
-    for family in FAMILIES:
-        if any(key.startswith(family.mark) for key in state):
-            return family
-    known = "; ".join(f"{family.name} ({family.mark}...)" for family in FAMILIES)
-    raise ValueError(f"{source} is of no known family; its keys begin {sorted(state)[:4]}. Known: {known}")
 
 
 def _family_of_checkpoint(params: Mapping[str, Any], meta: Mapping[str, Any], folder: epath.Path) -> Family:
@@ -224,7 +167,9 @@ def _family_of_checkpoint(params: Mapping[str, Any], meta: Mapping[str, Any], fo
     for family in FAMILIES:
         if (family.backbone, family.refined) == (kind, refined) and meta["system"] == "tst":
             return family
-    raise ValueError(f"{folder} holds system {meta['system']!r} with backbone {kind!r}: there is no PyTorch layout for it")
+    raise ValueError(
+        f"{folder} holds system {meta['system']!r} with backbone {kind!r}: there is no PyTorch layout for it"
+    )
 
 
 def _is_buffer(key: str, family: Family) -> bool:
@@ -238,7 +183,7 @@ def _schedule(timesteps: int) -> dict[str, np.ndarray]:
 
 
 def _buffer_problems(family: Family, buffers: Mapping[str, np.ndarray], config: ConfigDict) -> list[str]:
-    """Buffers that are missing or are not those of a cosine schedule: such a file was trained with another diffusion."""
+    """Buffers that are missing or not those of a cosine schedule: such a file was trained with another diffusion."""
     if family.backbone != "diffact":
         return []
     problems = []
@@ -259,90 +204,45 @@ def _buffer_problems(family: Family, buffers: Mapping[str, np.ndarray], config: 
     return problems
 
 
-def _sizes(family: Family, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Config field -> value, for all that the shapes in a file tell; a key that is absent tells nothing."""
-    found: dict[str, Any] = {}
-
-    def take(field: str, key: str, axis: int, less: int = 0) -> None:
-        shape = np.shape(state.get(key, ()))
-        if axis < len(shape):
-            found[field] = shape[axis] - less
-
-    def count(field: str, pattern: str, more: int = 0) -> None:
-        numbers = [int(match[1]) for key in state if (match := re.match(pattern, key))]
-        if numbers:
-            found[field] = max(numbers) + 1 + more
-
-    prefix, escaped = family.prefix, re.escape(family.prefix)
-    if family.backbone == "diffact":
-        take("data.num_classes", f"{prefix}encoder.conv_out.weight", 0)
-        take("data.feature_dim", f"{prefix}encoder.conv_in.weight", 1)
-        for part, layers in (("encoder", "encoder.encoder.layers"), ("decoder", "decoder.module.layers")):
-            take(f"backbone.{part}.width", f"{prefix}{part}.conv_in.weight", 0)
-            take(f"backbone.{part}.kernel_size", f"{prefix}{layers}.0.conv_block.0.weight", 2)
-            count(f"backbone.{part}.num_layers", rf"{escaped}{re.escape(layers)}\.(\d+)\.")
-        take("backbone.decoder.time_dim", f"{prefix}decoder.time_in.0.weight", 1)
-        take("backbone.diffusion.timesteps", f"{prefix}betas", 0)
-    elif family.backbone == "asformer":
-        take("data.num_classes", f"{prefix}conv_cls.weight", 0)
-        take("data.feature_dim", f"{prefix}shared_layers.conv_1x1.weight", 1)
-        take("backbone.width", f"{prefix}shared_layers.conv_1x1.weight", 0)
-        count("backbone.num_layers", rf"{escaped}shared_layers\.layers\.(\d+)\.")
-        count("backbone.class_stages", rf"{escaped}asb\.(\d+)\.", more=1)
-        count("backbone.boundary_stages", rf"{escaped}brb\.(\d+)\.", more=1)
-    else:
-        take("data.num_classes", f"{prefix}encoder.conv_out.weight", 0)
-        take("data.feature_dim", f"{prefix}encoder.conv_1x1.weight", 1)
-        take("backbone.width", f"{prefix}encoder.conv_1x1.weight", 0)
-        count("backbone.num_layers", rf"{escaped}encoder\.layers\.(\d+)\.")
-        count("backbone.num_decoders", rf"{escaped}decoders\.(\d+)\.")
+def _networks(family: Family, config: ConfigDict) -> dict[str, Network]:
+    """The networks whose parameters the file should hold, by their place in the model."""
+    adapter = adapters.ADAPTERS[config.backbone.kind](config)
+    networks = {"backbone": adapter.network}
     if family.refined:
-        take("refiner.inner_dim", "refiner.feat_down.weight", 0)
-        take("refiner.segment_dim", "refiner.feat_proj.weight", 0)
-        count("refiner.num_layers", r"refiner\.pixel_decoder\.layers\.(\d+)\.")
-    return found
+        networks["refiner"] = adapters.refiner_network(config, adapter)
+    return networks
 
 
-def _condition_width(state: Mapping[str, np.ndarray], family: Family) -> int | None:
-    """Channels of the encoder features that condition DiffAct's decoder: what its attention reads beside its own."""
-    key, own = (f"{family.prefix}decoder.{name}.weight" for name in ("module.layers.0.att_linear_q", "conv_in"))
-    if family.backbone != "diffact" or key not in state or own not in state:
-        return None
-    return state[key].shape[1] - state[own].shape[0]
+def _sorted_problems(report: Report, allow_missing: str | None, allow_extra: str | None) -> tuple[list[str], list[str]]:
+    """Differences that stop the conversion, and those that the user allowed."""
+    problems, allowed = [], []
+    for line in report.problems():
+        kind, key, *_ = line.split()
+        regex = {"missing": allow_missing, "unexpected": allow_extra}.get(kind)
+        (allowed if regex and re.fullmatch(regex, key) else problems).append(line)
+    return problems, [f"allowed: {line}" for line in allowed]
 
 
-def _config_for(
-    family: Family, sizes: Mapping[str, Any], dataset: str | None, settings: Mapping[str, Any], source: epath.Path
-) -> tuple[ConfigDict, list[str]]:
-    """The config of a converted model: an experiment file with the sizes of the file and the user's own settings.
+def _float32(report: Report) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The parameters as float32, and the types of those that had another: PyTorch key -> name."""
+    types = {}
+    for entry in report.entries:
+        dtype = report.params[entry.path].dtype
+        if dtype != np.float32:
+            if dtype.name not in ("float16", "bfloat16"):  # float32 holds these exactly
+                raise ValueError(f"{entry.key} is {dtype.name}; expected float32, float16 or bfloat16")
+            types[entry.key] = dtype.name
+    return {path: np.ascontiguousarray(array, np.float32) for path, array in report.params.items()}, types
 
-    Returns:
-        The config, and notes of what was taken on trust.
 
-    Raises:
-        ValueError: no experiment file has these sizes and none was named; or a setting is unknown.
-    """
-    if dataset is not None and dataset not in DATASETS:
-        raise ValueError(f"--dataset={dataset} is unknown; use one of {', '.join(DATASETS)}")
-    fitting = [
-        name
-        for name in ([dataset] if dataset else DATASETS)
-        if (config := _experiment(family, name)) and all(_field(config, field) == size for field, size in sizes.items())
-    ]
-    if not fitting and dataset is None:
-        found = ", ".join(f"{field}={size}" for field, size in sizes.items())
-        raise ValueError(
-            f"{source} ({family.name}) has sizes of none of {', '.join(DATASETS)}: {found}. Name the nearest with "
-            "--dataset, and say with --set what else differs from it, e.g. --set backbone.encoder.feature_layers=[5,7,9]"
+def _class_names(family: Family, count: int, mapping: epath.PathLike | None, notes: list[str]) -> list[str]:
+    """Names by class index: DiffAct counts the lines of mapping.txt, TST reads the ids written there."""
+    if mapping is None:
+        notes.append(
+            "class names are not in the file: class_00, class_01, ...; give them with --class-names mapping.txt"
         )
-    name = fitting[0] if fitting else dataset
-    config = _experiment(family, name)
-    changes = {field: tuple(value) if isinstance(value, list) else value for field, value in settings.items()}
-    try:
-        config.update_from_flattened_dict({**sizes, **changes})
-    except (KeyError, AttributeError, TypeError, ValueError) as err:
-        raise ValueError(f"--set {' '.join(settings)}: {err}") from err
-    fit = "has the sizes of" if fitting else "differs in size from"
-    notes = [f"the file {fit} the {name} experiment; assumed from it, as shapes do not tell:"]
-    notes += [f"  {field} = {_field(config, field)}" for field in _ASSUMED if field not in settings and _has(config, field)]
-    return config, notes
+        return [f"class_{index:02d}" for index in range(count)]
+    names = read_mapping(mapping, class_index="written_id" if family.refined else "line_number")
+    if len(names) != count:
+        raise ValueError(f"{mapping} names {len(names)} classes, the file has {count}")
+    return list(names)

@@ -42,7 +42,9 @@ def convert_cache(source: epath.Path, target: epath.Path) -> int:
             except ValueError as err:
                 problems.append(str(err))
     if problems:
-        raise ValueError(f"{len(problems)} of {len(files)} cache files cannot be converted:\n  " + "\n  ".join(problems))
+        raise ValueError(
+            f"{len(problems)} of {len(files)} cache files cannot be converted:\n  " + "\n  ".join(problems)
+        )
     frame_cache.write_meta(target, meta)
     return len(files)
 
@@ -71,6 +73,6 @@ def _arrays(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
     except (KeyError, TypeError, AttributeError, IndexError) as err:
         raise ValueError(f"{path} lacks frame_features or frame_predictions") from err
     raise ValueError(
-        f"{path} has frame_features {features.shape} and frame_predictions {predictions.shape}; expected [channels, time] "
-        "of equal length"
+        f"{path} has frame_features {features.shape} and frame_predictions {predictions.shape}; expected [channels, "
+        "time] of equal length"
     )
