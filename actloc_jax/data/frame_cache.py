@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def read_video(cache: epath.PathLike, seed: int, video: str) -> tuple[np.ndarray
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return file["frame_features"].astype(np.float32), file["frame_predictions"].astype(np.float32)
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({error}); remove it and fill the cache again") from error
 
 

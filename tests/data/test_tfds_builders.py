@@ -1,0 +1,71 @@
+"""Prepared records equal those of the folder, and so do the batches made from them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from actloc_jax.data import batching
+from actloc_jax.data.samples import DiffActSample
+from actloc_jax.data.segmentation import SegmentationFolder
+from actloc_jax.data.tfds_builders import SegmentationTfds, prepare
+
+
+def test_folder_and_tfds_give_identical_records_and_batches(make_folder, tmp_path):
+    folder = SegmentationFolder(make_folder())
+    directory = prepare(folder, 1, tmp_path / "prepared")
+    assert prepare(folder, 1, tmp_path / "prepared") == directory
+    for subset in ("train", "test"):
+        read, prepared = folder.source(subset, 1), SegmentationTfds(directory, subset)
+        assert prepared.videos == read.videos
+        assert prepared.lengths == read.lengths
+        assert prepared.class_names == read.class_names
+        assert prepared.truths() == read.truths()
+        for first, second in zip(read, prepared, strict=True):
+            assert first.keys() == second.keys()
+            for name in first:
+                np.testing.assert_array_equal(first[name], second[name])
+                assert np.asarray(first[name]).dtype == np.asarray(second[name]).dtype
+    transform = DiffActSample(sample_rate=2, boundary_sigma=1.0, soft_label_sigma=1.0, num_classes=3)
+    options = {"batch_size": 2, "buckets": (32,), "seed": 4, "epochs": 2}
+    pipelines = (
+        batching.training_batches(source, transform, **options)
+        for source in (folder.source("train", 1), SegmentationTfds(directory, "train"))
+    )
+    for first, second in zip(*pipelines, strict=True):
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_spatial_crops_are_kept(make_folder, tmp_path):
+    root = make_folder()
+    for path in (root / "features").iterdir():
+        frames = np.load(path).shape[1]
+        np.save(path, np.random.default_rng(frames).standard_normal([3, frames, 8]).astype(np.float32))
+    folder = SegmentationFolder(root)
+    prepared = SegmentationTfds(prepare(folder, 1, tmp_path / "prepared"), "train")
+    np.testing.assert_array_equal(prepared[1]["features"], folder.source("train", 1)[1]["features"])
+    assert prepared[1]["features"].shape == (3, 57, 8)
+
+
+def test_missing_prepared_data_say_how_to_make_them(make_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"python -m actloc_jax\.data\.tfds_builders"):
+        SegmentationTfds(tmp_path, "train")
+    directory = prepare(SegmentationFolder(make_folder()), 1, tmp_path / "prepared")
+    with pytest.raises(ValueError, match="has the subsets train, test, not 'val'"):
+        SegmentationTfds(directory, "val")
+
+
+def test_command_line_prepares_without_tensorflow(make_folder, tmp_path):
+    script = (
+        "import sys; from actloc_jax.data import tfds_builders; "
+        f"sys.argv = ['x', {str(make_folder())!r}, {str(tmp_path / 'prepared')!r}]; tfds_builders.main(); "
+        "assert not {'tensorflow', 'jax', 'torch'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    directory = result.stdout.strip().splitlines()[-1]
+    assert SegmentationTfds(directory, "train").videos == ("a", "b", "c")
