@@ -2,13 +2,13 @@
 
     python -m actloc_jax.data.tfds_builders data/gtea gs://bucket/prepared --split=1
 
-writes the records of an MS-TCN folder; `SegmentationTfds` reads them back equal to those of the folder.
+writes the records of an MS-TCN folder; `TfdsSource` reads them back equal to those of the folder.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,6 @@ class SegmentationFolderBuilder(tfds.core.GeneratorBasedBuilder):
             description="Frame features and labels of videos for temporal action segmentation.",
             features=tfds.features.FeaturesDict(
                 {
-                    "video": tfds.features.Text(),
-                    "index": np.int64,
                     "features": tfds.features.Tensor(shape=shape, dtype=np.float32),
                     "labels": tfds.features.Tensor(shape=(None,), dtype=np.int32),
                 }
@@ -71,36 +69,47 @@ class SegmentationFolderBuilder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, source: SegmentationSource) -> Iterator[tuple[int, Record]]:
         for position in range(len(source)):
             record = source.record(position)
-            yield position, record | {"features": np.ascontiguousarray(record["features"])}
+            yield position, {"features": np.ascontiguousarray(record["features"]), "labels": record["labels"]}
 
 
-class SegmentationTfds:
-    """Random access to prepared records, equal to those of `SegmentationSource`.
+class TfdsSource:
+    """Random access to prepared records, equal to those that `SegmentationSource` reads from the folder.
 
     Args:
         directory: folder of the prepared data, as returned by `prepare`.
-        subset: "train", "val" or "test".
+        class_names: the classes expected, by index.
+        videos: which of the prepared videos, in this order; a record's `index` is the position here.
 
     Raises:
         FileNotFoundError: no prepared data there.
-        ValueError: the prepared data have no such subset.
+        ValueError: prepared with other classes, or without some of the videos.
     """
 
-    def __init__(self, directory: epath.PathLike, subset: str) -> None:
-        if not (epath.Path(directory) / "dataset_info.json").exists():
-            raise FileNotFoundError(
-                f"{directory} holds no prepared data (no dataset_info.json); prepare them with "
-                "python -m actloc_jax.data.tfds_builders <data folder> <output folder> --split=<k>"
-            )
-        builder = tfds.builder_from_directory(directory)
+    def __init__(self, directory: epath.PathLike, class_names: Sequence[str], videos: Sequence[str]) -> None:
+        builder = _open(directory)
         metadata = builder.info.metadata
-        if subset not in metadata["videos"]:
-            raise ValueError(f"{directory} has the subsets {', '.join(metadata['videos'])}, not {subset!r}")
-        self._records = builder.as_data_source(split=subset)
+        if tuple(metadata["class_names"]) != tuple(class_names):
+            raise ValueError(
+                f"{directory} was prepared with the classes {', '.join(metadata['class_names'])}, expected "
+                f"{', '.join(class_names)}; prepare the data again"
+            )
+        places = {
+            video: (subset, position, metadata["lengths"][subset][position])
+            for subset, names in metadata["videos"].items()
+            for position, video in enumerate(names)
+        }
+        missing = [video for video in videos if video not in places]
+        if missing or not videos:
+            raise ValueError(
+                f"{directory} lacks {len(missing)} of {len(videos)} videos, e.g. {', '.join(missing[:3])}; "
+                "prepare the data again for this split"
+            )
+        self._places = [places[video] for video in videos]
+        self._records = {subset: builder.as_data_source(split=subset) for subset, _, _ in self._places}
         self._labels: dict[int, np.ndarray] = {}
-        self.class_names: tuple[str, ...] = tuple(metadata["class_names"])
-        self.videos: tuple[str, ...] = tuple(metadata["videos"][subset])
-        self.lengths: tuple[int, ...] = tuple(metadata["lengths"][subset])
+        self.class_names = tuple(class_names)
+        self.videos = tuple(videos)
+        self.lengths = tuple(length for _, _, length in self._places)
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -111,11 +120,11 @@ class SegmentationTfds:
     def record(self, position: int, epoch: int = 0) -> Record:
         """One video, as `SegmentationSource.record` gives it."""
         del epoch
-        video = self.videos[position]
-        stored = self._records[position]
+        subset, place, _ = self._places[position]
+        stored = self._records[subset][place]
         return {
-            "video": video,
-            "index": int(stored["index"]),
+            "video": self.videos[position],
+            "index": position,
             "features": stored["features"],
             "labels": stored["labels"],
         }
@@ -134,11 +143,38 @@ class SegmentationTfds:
         }
 
 
+def prepared_classes(directory: epath.PathLike) -> tuple[str, ...]:
+    """Class names of prepared data, by index."""
+    return tuple(_open(directory).info.metadata["class_names"])
+
+
+def prepared_videos(directory: epath.PathLike, subset: str) -> tuple[str, ...]:
+    """Videos of a prepared subset, in the order of its bundle.
+
+    Raises:
+        ValueError: the prepared data have no such subset.
+    """
+    videos = _open(directory).info.metadata["videos"]
+    if subset not in videos:
+        raise ValueError(f"{directory} has the subsets {', '.join(videos)}, not {subset!r}")
+    return tuple(videos[subset])
+
+
+def _open(directory: epath.PathLike) -> tfds.core.DatasetBuilder:
+    """The reader of prepared data."""
+    if not (epath.Path(directory) / "dataset_info.json").exists():
+        raise FileNotFoundError(
+            f"{directory} holds no prepared data (no dataset_info.json); prepare them with "
+            "python -m actloc_jax.data.tfds_builders <data folder> <output folder> --split=<k>"
+        )
+    return tfds.builder_from_directory(directory)
+
+
 def prepare(folder: SegmentationFolder, split: int, data_dir: epath.PathLike) -> epath.Path:
     """Writes the subsets of a split that have a bundle; does nothing if they are prepared already.
 
     Returns:
-        The folder of the prepared data, for `SegmentationTfds`.
+        The folder of the prepared data, for `TfdsSource`.
     """
     sources = {
         subset: folder.source(subset, split)

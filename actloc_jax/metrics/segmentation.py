@@ -265,3 +265,47 @@ def confusion_matrix(
         pairs = num_classes * truth[counted].astype(np.int64) + predicted[counted]
         matrix += np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     return matrix
+
+
+def chance(
+    train_labels: Sequence[np.ndarray],
+    truths: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    *,
+    background: Sequence[str] = BACKGROUND,
+    segment_end: SegmentEnd = "exclusive",
+    seed: int = 0,
+) -> dict[str, float]:
+    """What guessing scores without looking at the video: for every metric the better of two guesses.
+
+    One labels every frame with the most frequent training class. The other takes the labels of a random training
+    video, stretched to the length of the test video: it knows which actions follow each other, but not what happens.
+
+    Args:
+        train_labels: [time] class indices of each training video.
+        truths: video -> [time] class indices.
+        class_names: by class index.
+        background: names that are no action; those that the data set does not have are not looked at.
+        segment_end: as for `evaluate`.
+        seed: of the choice of training videos.
+
+    Returns:
+        scores as from `evaluate`.
+    """
+    rng = np.random.default_rng(seed)
+    majority = np.bincount(np.concatenate(train_labels), minlength=len(class_names)).argmax()
+    constant = {video: np.full(len(truth), majority) for video, truth in truths.items()}
+    stretched = {
+        video: _stretch(train_labels[rng.integers(len(train_labels))], len(truth)) for video, truth in truths.items()
+    }
+    ignored = [index for index, name in enumerate(class_names) if name in background]
+    guesses = [
+        evaluate(guess, truths, background=ignored, segment_end=segment_end, empty_truth="count")
+        for guess in (constant, stretched)
+    ]
+    return {name: max(guess[name] for guess in guesses) for name in guesses[0]}
+
+
+def _stretch(labels: np.ndarray, length: int) -> np.ndarray:
+    """Resamples labels to `length` frames."""
+    return labels[np.arange(length) * len(labels) // length]

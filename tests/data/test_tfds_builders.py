@@ -11,7 +11,11 @@ import pytest
 from actloc_jax.data import batching
 from actloc_jax.data.samples import DiffActSample
 from actloc_jax.data.segmentation import SegmentationFolder
-from actloc_jax.data.tfds_builders import SegmentationTfds, prepare
+from actloc_jax.data.tfds_builders import TfdsSource, prepare, prepared_classes, prepared_videos
+
+
+def open_prepared(directory, subset: str) -> TfdsSource:
+    return TfdsSource(directory, prepared_classes(directory), prepared_videos(directory, subset))
 
 
 def test_folder_and_tfds_give_identical_records_and_batches(make_folder, tmp_path):
@@ -19,7 +23,7 @@ def test_folder_and_tfds_give_identical_records_and_batches(make_folder, tmp_pat
     directory = prepare(folder, 1, tmp_path / "prepared")
     assert prepare(folder, 1, tmp_path / "prepared") == directory
     for subset in ("train", "test"):
-        read, prepared = folder.source(subset, 1), SegmentationTfds(directory, subset)
+        read, prepared = folder.source(subset, 1), open_prepared(directory, subset)
         assert prepared.videos == read.videos
         assert prepared.lengths == read.lengths
         assert prepared.class_names == read.class_names
@@ -33,7 +37,7 @@ def test_folder_and_tfds_give_identical_records_and_batches(make_folder, tmp_pat
     options = {"batch_size": 2, "buckets": (32,), "seed": 4, "epochs": 2}
     pipelines = (
         batching.training_batches(source, transform, **options)
-        for source in (folder.source("train", 1), SegmentationTfds(directory, "train"))
+        for source in (folder.source("train", 1), open_prepared(directory, "train"))
     )
     for first, second in zip(*pipelines, strict=True):
         for name in first:
@@ -46,17 +50,31 @@ def test_spatial_crops_are_kept(make_folder, tmp_path):
         frames = np.load(path).shape[1]
         np.save(path, np.random.default_rng(frames).standard_normal([3, frames, 8]).astype(np.float32))
     folder = SegmentationFolder(root)
-    prepared = SegmentationTfds(prepare(folder, 1, tmp_path / "prepared"), "train")
+    prepared = open_prepared(prepare(folder, 1, tmp_path / "prepared"), "train")
     np.testing.assert_array_equal(prepared[1]["features"], folder.source("train", 1)[1]["features"])
     assert prepared[1]["features"].shape == (3, 57, 8)
 
 
 def test_missing_prepared_data_say_how_to_make_them(make_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python -m actloc_jax\.data\.tfds_builders"):
-        SegmentationTfds(tmp_path, "train")
+        prepared_classes(tmp_path)
     directory = prepare(SegmentationFolder(make_folder()), 1, tmp_path / "prepared")
     with pytest.raises(ValueError, match="has the subsets train, test, not 'val'"):
-        SegmentationTfds(directory, "val")
+        prepared_videos(directory, "val")
+    classes = prepared_classes(directory)
+    with pytest.raises(ValueError, match="lacks 1 of 2 videos, e\\.g\\. x"):
+        TfdsSource(directory, classes, ["a", "x"])
+    with pytest.raises(ValueError, match="prepared with the classes background, cut, pour, expected cut, pour"):
+        TfdsSource(directory, classes[1:], ["a"])
+
+
+def test_chosen_videos_are_numbered_by_their_place_in_the_choice(make_folder, tmp_path):
+    folder = SegmentationFolder(make_folder())
+    directory = prepare(folder, 1, tmp_path / "prepared")
+    prepared = TfdsSource(directory, folder.class_names, ["d", "b"])
+    assert [record["index"] for record in prepared] == [0, 1]
+    np.testing.assert_array_equal(prepared[0]["features"], folder.source("test", 1)[0]["features"])
+    np.testing.assert_array_equal(prepared[1]["labels"], folder.labels("b"))
 
 
 def test_command_line_prepares_without_tensorflow(make_folder, tmp_path):
@@ -68,4 +86,4 @@ def test_command_line_prepares_without_tensorflow(make_folder, tmp_path):
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     directory = result.stdout.strip().splitlines()[-1]
-    assert SegmentationTfds(directory, "train").videos == ("a", "b", "c")
+    assert open_prepared(directory, "train").videos == ("a", "b", "c")

@@ -141,3 +141,22 @@ def test_mean_over_splits():
         metrics.mean_over_splits([{"Acc": 80.0}, {"Edit": 70.0}])
     with pytest.raises(ValueError, match="no split"):
         metrics.mean_over_splits([])
+
+
+def test_chance_is_the_better_of_the_most_frequent_class_and_a_stretched_training_video():
+    names = ("background", "cut", "pour")
+    train = [np.repeat([1, 2], [6, 4])]
+    truths = {"v": np.repeat([1, 2], [18, 2])}
+    levels = metrics.chance(train, truths, names)
+    assert levels["Acc"] == 90  # all "cut"; the stretched video is right on 14 of 20 frames
+    assert levels["Edit"] == 100  # the stretched video has both actions
+    assert levels["F1@50"] == pytest.approx(200 / 3)  # "cut" alone: one of one predicted, one of two found
+    background = metrics.chance([np.zeros(5, int)], truths, names)
+    assert background == {"Acc": 0, "Edit": 0, "F1@10": 0, "F1@25": 0, "F1@50": 0}
+
+
+def test_chance_repeats_with_its_seed():
+    rng = np.random.default_rng(0)
+    train = [np.sort(rng.integers(3, size=20)) for _ in range(9)]
+    truths = {str(number): np.sort(rng.integers(3, size=30)) for number in range(5)}
+    assert metrics.chance(train, truths, "abc", seed=1) == metrics.chance(train, truths, "abc", seed=1)
