@@ -9,6 +9,7 @@ needs no 64-bit mode.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -33,16 +34,15 @@ def overlap_scores(predicted: Runs, truth: Runs) -> jax.Array:
     Returns:
         [batch, predicted, truth] float32; 0 where nothing overlaps and for empty slots.
     """
-    first = jnp.minimum(predicted.start[:, :, None], truth.start[:, None, :])
-    last = jnp.maximum(predicted.end[:, :, None], truth.end[:, None, :]) - 1
-    common_start = jnp.maximum(predicted.start[:, :, None], truth.start[:, None, :])
-    common_end = jnp.minimum(predicted.end[:, :, None], truth.end[:, None, :])
-    common = jnp.maximum(common_end - common_start, 0)
-    return common.astype(jnp.float32) / jnp.maximum(last - first, 1).astype(jnp.float32)
+    return _overlap(
+        predicted.start[:, :, None], predicted.end[:, :, None], truth.start[:, None, :], truth.end[:, None, :]
+    )
 
 
 def match_runs(predicted: Runs, truth: Runs) -> jax.Array:
     """One-to-one matching of predicted and true runs with the largest total overlap score.
+
+    Scores are computed when the solver asks for them, so that large capacities cost little.
 
     Args:
         predicted: runs of the predicted labels, `[batch, predicted]` slots.
@@ -52,12 +52,28 @@ def match_runs(predicted: Runs, truth: Runs) -> jax.Array:
         [batch, predicted] int32: index of the matched true run; -1 for runs without one, which includes pairs that the
         assignment made although they share no frame, and empty slots.
     """
-    scores = overlap_scores(predicted, truth)
-    rows = jnp.minimum(predicted.count, predicted.capacity)
-    columns = jnp.minimum(truth.count, truth.capacity)
-    column_of_row = assign(-scores, rows, columns)
-    chosen = jnp.take_along_axis(scores, jnp.maximum(column_of_row, 0)[:, :, None], axis=2)[:, :, 0]
-    return jnp.where((column_of_row >= 0) & (chosen > 0), column_of_row, UNMATCHED)
+    side = max(predicted.capacity, truth.capacity)
+
+    def match_one(predicted: Runs, truth: Runs) -> jax.Array:
+        rows = jnp.minimum(predicted.count, predicted.valid.shape[0])
+        columns = jnp.minimum(truth.count, truth.valid.shape[0])
+        flipped = columns < rows
+        p_start, p_end, t_start, t_end = (
+            jnp.pad(edge, (0, side - edge.shape[0]))
+            for edge in (predicted.start, predicted.end, truth.start, truth.end)
+        )
+        row_start, row_end = jnp.where(flipped, t_start, p_start), jnp.where(flipped, t_end, p_end)
+        column_start, column_end = jnp.where(flipped, p_start, t_start), jnp.where(flipped, p_end, t_end)
+
+        def row_cost(row: jax.Array) -> jax.Array:
+            return -_overlap(row_start[row], row_end[row], column_start, column_end)
+
+        chosen = _assign_rows(row_cost, side, rows, columns)
+        partner = jnp.maximum(chosen, 0)
+        shared = _overlap(p_start, p_end, t_start[partner], t_end[partner]) > 0
+        return jnp.where((chosen >= 0) & shared, chosen, UNMATCHED)
+
+    return jax.vmap(match_one)(predicted, truth)[:, : predicted.capacity]
 
 
 def assign(cost: jax.Array, num_rows: jax.Array, num_columns: jax.Array) -> jax.Array:
@@ -76,7 +92,19 @@ def assign(cost: jax.Array, num_rows: jax.Array, num_columns: jax.Array) -> jax.
     rows, columns = cost.shape[1:]
     side = max(rows, columns)
     square = jnp.pad(lax.stop_gradient(cost), ((0, 0), (0, side - rows), (0, side - columns)))
-    return jax.vmap(_assign_one)(square, num_rows, num_columns)[:, :rows]
+
+    def assign_one(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        upright = jnp.where(columns < rows, cost.T, cost)
+        return _assign_rows(lambda row: upright[row], side, rows, columns)
+
+    return jax.vmap(assign_one)(square, num_rows, num_columns)[:, :rows]
+
+
+def _overlap(start: jax.Array, end: jax.Array, other_start: jax.Array, other_end: jax.Array) -> jax.Array:
+    """Overlap score of intervals [start, end), broadcast against each other; float32."""
+    common = jnp.minimum(end, other_end) - jnp.maximum(start, other_start)
+    steps = jnp.maximum(end, other_end) - jnp.minimum(start, other_start) - 1
+    return jnp.maximum(common, 0).astype(jnp.float32) / jnp.maximum(steps, 1).astype(jnp.float32)
 
 
 class _Exact(NamedTuple):
@@ -108,38 +136,39 @@ class _Duals(NamedTuple):
     row_of_column: jax.Array  # [columns] int32, -1 while unassigned
 
 
+RowCost = Callable[[jax.Array], jax.Array]  # row index to the costs of its columns, [side] float32
 _VISITED = 2**30
 _ABSENT = _VISITED + 1
 
 
-def _assign_one(cost: jax.Array, num_rows: jax.Array, num_columns: jax.Array) -> jax.Array:
-    """`assign` for one square matrix [side, side]; returns [side] int32."""
+def _assign_rows(row_cost: RowCost, side: int, num_rows: jax.Array, num_columns: jax.Array) -> jax.Array:
+    """`assign` for one matrix given by its rows, or by its columns if they are fewer.
+
+    Returns:
+        [side] int32: column assigned to every row, -1 where none is.
+    """
     # The algorithm inserts rows one after the other and wants no more rows than columns.
-    flipped = num_columns < num_rows
-    cost = jnp.where(flipped, cost.T, cost)
-    short = jnp.minimum(num_rows, num_columns)
-    long = jnp.maximum(num_rows, num_columns)
+    short, long = jnp.minimum(num_rows, num_columns), jnp.maximum(num_rows, num_columns)
 
     def insert_row(row: jax.Array, duals: _Duals) -> _Duals:
-        search = _shortest_path(cost, row, long, duals)
-        return _augment(row, search, _raise_prices(row, search, duals))
+        search = _shortest_path(row_cost, row, long, duals)
+        return _augment(search, _raise_prices(row, search, duals))
 
-    side = cost.shape[0]
     zeros = _Exact(jnp.zeros(side), jnp.zeros(side))
     nobody = jnp.full(side, UNMATCHED, jnp.int32)
     duals = lax.fori_loop(0, short, insert_row, _Duals(zeros, zeros, nobody, nobody))
-    return jnp.where(flipped, duals.row_of_column, duals.column_of_row)
+    return jnp.where(num_columns < num_rows, duals.row_of_column, duals.column_of_row)
 
 
-def _shortest_path(cost: jax.Array, row: jax.Array, num_columns: jax.Array, duals: _Duals) -> _Search:
+def _shortest_path(row_cost: RowCost, row: jax.Array, num_columns: jax.Array, duals: _Duals) -> _Search:
     """Dijkstra's search from a new row to the nearest free column, over reduced costs."""
-    side = cost.shape[0]
+    side = duals.row_of_column.shape[0]
     columns = jnp.arange(side, dtype=jnp.int32)
 
     def relax(search: _Search) -> _Search:
         waiting = search.order < search.waiting
         base = _subtract(search.reached, _at(duals.row_price, search.row))
-        reduced = _subtract(_add(base, _Exact(cost[search.row], jnp.zeros(side))), duals.column_price)
+        reduced = _subtract(_add(base, _Exact(row_cost(search.row), jnp.zeros(side))), duals.column_price)
         nearer = waiting & _less(reduced, search.distance)
         distance = _where(nearer, reduced, search.distance)
         previous = jnp.where(nearer, search.row, search.previous)
@@ -195,7 +224,7 @@ def _raise_prices(row: jax.Array, search: _Search, duals: _Duals) -> _Duals:
     )
 
 
-def _augment(row: jax.Array, search: _Search, duals: _Duals) -> _Duals:
+def _augment(search: _Search, duals: _Duals) -> _Duals:
     """Flips the assignment along the path, from the free column back to the new row."""
 
     def flip(state):

@@ -39,6 +39,11 @@ class Runs(NamedTuple):
         """Number of slots per sequence."""
         return self.start.shape[1]
 
+    def first(self, capacity: int) -> Runs:
+        """The same runs with fewer slots."""
+        slots = (slot[:, :capacity] for slot in (self.start, self.end, self.label, self.valid))
+        return Runs(self.run_of_frame, *slots, self.count)
+
     @property
     def members(self) -> jax.Array:
         """[batch, runs, time] bool, True where the frame belongs to the run."""

@@ -1,4 +1,4 @@
-"""From refined segments back to frame labels, on the device; and running the refiner at a fitting capacity.
+"""From refined segments back to frame labels, on the device.
 
 Source: `tst/predict.py` of the published code. All functions are batched and masked; the second (last) round decides.
 """
@@ -14,11 +14,10 @@ from jax import lax
 
 from actloc_jax.layers.functional import Network
 from actloc_jax.ops.segments import paint, run_starts
-from actloc_jax.systems.tst.refiner import RefinerOutput
+from actloc_jax.systems.tst.capacity import largest_run_count, segment_capacities, with_capacity
+from actloc_jax.systems.tst.refiner import NO_LABEL, FrameMemory, RefinerOutput, frame_labels
 
-CAPACITIES = (128, 512, 2048)
 HYBRID_MARGIN = 5
-NO_LABEL = -1
 
 
 class Refined(NamedTuple):
@@ -111,32 +110,6 @@ def count_votes(labels: jax.Array, num_classes: int) -> jax.Array:
     return jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=jnp.int32), axis=0)
 
 
-def segment_capacities(length: int) -> tuple[int, ...]:
-    """Capacities to choose from for sequences of `length` frames, which cannot have more runs than frames."""
-    return tuple(sorted({min(capacity, length) for capacity in CAPACITIES}))
-
-
-def largest_run_count(labels: jax.Array, mask: jax.Array) -> jax.Array:
-    """Largest number of runs in a sequence of the batch: labels and mask [batch, time] to an int32 scalar."""
-    return jnp.max(jnp.sum(run_starts(labels, mask), axis=1, dtype=jnp.int32))
-
-
-def with_capacity(function: Callable[..., Any], largest: jax.Array, capacities: tuple[int, ...], *operands: Any) -> Any:
-    """Runs `function(capacity, *operands)` at the smallest capacity that holds `largest` runs, else at the last.
-
-    All capacities are compiled, one is run. What `function` returns must have the same shapes for each.
-
-    Args:
-        function: takes a static capacity and the operands.
-        largest: int32 scalar, the number of runs to hold.
-        capacities: ascending, such as `segment_capacities` gives.
-        operands: arrays, or trees of them.
-    """
-    branches = [lambda *args, capacity=capacity: function(capacity, *args) for capacity in capacities]
-    too_small = sum((largest > capacity).astype(jnp.int32) for capacity in capacities[:-1])
-    return lax.switch(too_small, branches, *operands) if len(branches) > 1 else branches[0](*operands)
-
-
 def refine(
     network: Network,
     params: Mapping[str, Any],
@@ -162,13 +135,15 @@ def refine(
     if mode not in MODES:
         raise ValueError(f"Unknown inference mode {mode!r}; known: {', '.join(MODES)}.")
 
-    def run(capacity: int, params: Mapping[str, Any], *inputs: jax.Array) -> Refined:
-        output = network(params, *inputs, capacity)
+    memory = network(params, features, mask, method="encode_frames")
+    proposed = frame_labels(predictions, mask)
+
+    def run(capacity: int, params: Mapping[str, Any], memory: FrameMemory, proposed: jax.Array) -> Refined:
+        output = network(params, memory, proposed, capacity, method="refine_segments")
         return Refined(MODES[mode](output), jnp.maximum(output.runs.count - capacity, 0))
 
-    largest = largest_run_count(jnp.argmax(predictions, axis=-1), mask)
     capacities = segment_capacities(features.shape[1])
-    return with_capacity(run, largest, capacities, params, features, predictions, mask)
+    return with_capacity(run, capacities, largest_run_count(proposed, mask), params, memory, proposed)
 
 
 def _masked(labels: jax.Array, like: jax.Array) -> jax.Array:

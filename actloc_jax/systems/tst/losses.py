@@ -17,6 +17,8 @@ from flax import nnx
 from actloc_jax.layers.functional import Network
 from actloc_jax.ops.matching import match_runs
 from actloc_jax.ops.segments import Runs, runs
+from actloc_jax.systems.tst.capacity import largest_run_count, loss_with_capacity, segment_capacities
+from actloc_jax.systems.tst.refiner import frame_labels
 
 IGNORE = -1
 FOCAL_ALPHA = 0.25  # weight of frames inside the segment; those outside weigh 1 - alpha
@@ -34,7 +36,8 @@ class SetLoss(NamedTuple):
 def set_loss(
     segment_logits: jax.Array,
     segment_masks: jax.Array,
-    predicted: Runs,
+    matched: jax.Array,
+    valid: jax.Array,
     truth: Runs,
     mask: jax.Array,
     *,
@@ -45,17 +48,17 @@ def set_loss(
     Args:
         segment_logits: [rounds, batch, runs, classes + 1], the last class being "no action".
         segment_masks: [rounds, batch, runs, time] logits.
-        predicted: runs of the backbone's labels, one per segment.
-        truth: runs of the true labels.
+        matched: [batch, runs] int32, the true run of every segment, -1 if none, as `match_runs` gives.
+        valid: [batch, runs] bool, True for slots that hold a segment.
+        truth: runs of the true labels, of any capacity that holds those matched.
         mask: [batch, time] bool, True = valid.
         bg_weight: weight of "no action", the target of unmatched segments, in the classification loss.
 
     Returns:
         The losses; 0 for a video without any valid frame.
     """
-    matched = match_runs(predicted, truth)
     is_matched = matched >= 0
-    classification = _classification_loss(segment_logits, matched, predicted.valid, truth, bg_weight)
+    classification = _classification_loss(segment_logits, matched, valid, truth, bg_weight)
 
     inside = truth.run_of_frame[:, None, :] == jnp.where(is_matched, matched, -2)[:, :, None]
     focal, dice = _mask_losses(segment_masks, inside, mask)
@@ -79,14 +82,12 @@ def tst_loss(
     labels: jax.Array,
     mask: jax.Array,
     *,
-    capacity: int,
     bg_weight: float,
     rngs: nnx.Rngs | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Training loss of the refiner on a batch: the mean over its videos.
 
-    To train under `with_capacity`, differentiate inside: pass it the function that calls `jax.value_and_grad` of this,
-    else JAX keeps the intermediates of every capacity.
+    The loss, not its parts, can be differentiated, by `params` and by `features`.
 
     Args:
         network: the `Refiner`.
@@ -95,20 +96,42 @@ def tst_loss(
         predictions: [batch, time, classes] frame class scores.
         labels: [batch, time] int32 true labels; -1 where there is none.
         mask: [batch, time] bool, True = valid; a row without valid frames is a filler and does not count.
-        capacity: slots for predicted and for true segments per video; see `inference.with_capacity`.
         bg_weight: weight of the class "no action".
         rngs: makes dropout active; None for evaluation.
 
     Returns:
         The scalar loss, and its parts "classification", "focal" and "dice" (means over videos and rounds).
     """
-    output = network(params, features, predictions, mask, capacity, rngs=rngs)
-    truth = runs(labels, mask & (labels != IGNORE), capacity)
-    loss = set_loss(output.segment_logits, output.segment_masks, output.runs, truth, mask, bg_weight=bg_weight)
-    present = jnp.any(mask, axis=1)
-    videos = jnp.maximum(jnp.sum(present), 1)
-    mean = {name: jnp.sum(jnp.where(present, value, 0)) / videos for name, value in loss._asdict().items()}
-    return mean.pop("total"), mean
+    memory = network(params, features, mask, method="encode_frames", rngs=rngs)
+    proposed = frame_labels(predictions, mask)
+    capacities = segment_capacities(labels.shape[1])
+    truth = runs(labels, mask & (labels != IGNORE), capacities[-1])
+    matched = match_runs(runs(proposed, mask, capacities[-1]), truth)
+
+    def segment_loss(capacity: int, trained: tuple, fixed: tuple) -> tuple[jax.Array, dict[str, jax.Array]]:
+        params, memory = trained
+        proposed, matched, truth, mask, key = fixed
+        dropout = None if key is None else nnx.Rngs(dropout=key)
+        output = network(params, memory, proposed, capacity, method="refine_segments", rngs=dropout)
+        loss = set_loss(
+            output.segment_logits,
+            output.segment_masks,
+            matched[:, :capacity],
+            output.runs.valid,
+            truth,
+            mask,
+            bg_weight=bg_weight,
+        )
+        present = jnp.any(mask, axis=1)
+        videos = jnp.maximum(jnp.sum(present), 1)
+        mean = {name: jnp.sum(jnp.where(present, value, 0)) / videos for name, value in loss._asdict().items()}
+        return mean.pop("total"), mean
+
+    key = None if rngs is None else rngs.dropout()
+    largest = largest_run_count(proposed, mask)
+    return loss_with_capacity(
+        segment_loss, capacities, largest, (params, memory), (proposed, matched, truth, mask, key)
+    )
 
 
 def _classification_loss(

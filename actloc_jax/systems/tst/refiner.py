@@ -23,6 +23,7 @@ from actloc_jax.ops.segments import NO_RUN, Runs, runs
 
 ROUNDS = 2
 ONEHOT_WIDTH = 128
+NO_LABEL = -1
 MASKED = -1e30  # a score that no softmax notices, finite so that rows without any frame stay finite
 
 # Parameters that the published checkpoints hold but no output depends on.
@@ -51,12 +52,28 @@ class RefinerSizes:
     dropout: float = 0.1
 
 
+class FrameMemory(NamedTuple):
+    """What the segments read from the frames: the part of the refiner that does not depend on the segments.
+
+    Attributes:
+        frames: [batch, time, inner_dim], the projected features, 0 outside the mask.
+        round1: [batch, time, 2 * segment_dim], keys and values of the first round.
+        round2: [batch, time, 2 * segment_dim], those of the second.
+        mask_features: [batch, time, inner_dim], what segment masks are compared with.
+    """
+
+    frames: jax.Array
+    round1: jax.Array
+    round2: jax.Array
+    mask_features: jax.Array
+
+
 class RefinerOutput(NamedTuple):
     """What the refiner makes of a batch. Values of empty slots and of frames outside the mask have no meaning.
 
     Attributes:
         frame_labels: [batch, time] int32, the backbone's labels, -1 outside the mask.
-        runs: their runs.
+        runs: their runs, one per segment.
         segment_logits: [rounds, batch, runs, classes + 1] float32, the last class being "no action".
         segment_masks: [rounds, batch, runs, time] float32 logits.
     """
@@ -65,6 +82,11 @@ class RefinerOutput(NamedTuple):
     runs: Runs
     segment_logits: jax.Array
     segment_masks: jax.Array
+
+
+def frame_labels(predictions: jax.Array, mask: jax.Array) -> jax.Array:
+    """The class of every frame's first maximum: scores [batch, time, classes] to [batch, time] int32, -1 outside."""
+    return jnp.where(mask, jnp.argmax(predictions, axis=-1).astype(jnp.int32), NO_LABEL)
 
 
 def refiner_group(path: str) -> str:
@@ -305,20 +327,38 @@ class Refiner(nnx.Module):
                 `RefinerOutput.runs.count`.
             rngs: makes dropout active; None for evaluation.
         """
-        labels = jnp.where(mask, jnp.argmax(predictions, axis=-1).astype(jnp.int32), -1)
-        found = runs(labels, mask, capacity)
+        memory = self.encode_frames(features, mask, rngs=rngs)
+        return self.refine_segments(memory, frame_labels(predictions, mask), capacity, rngs=rngs)
+
+    def encode_frames(self, features: jax.Array, mask: jax.Array, *, rngs: nnx.Rngs | None = None) -> FrameMemory:
+        """The part of `__call__` that does not depend on the segments; same arguments."""
         frames = features if self.sizes.feature_dim is None else self.feat_down(features)
         _, layers = self.pixel_decoder(frames, mask, rngs=rngs)
-        queries = self.segment_queries(found, jnp.where(mask[:, :, None], frames, 0))
-        positions = sinusoid_table(features.shape[1], queries.shape[-1])
+        round1, round2 = self.pd_proj(layers[-3]), self.pd_proj2(layers[-2])
+        return FrameMemory(jnp.where(mask[:, :, None], frames, 0), round1, round2, layers[-1])
+
+    def refine_segments(
+        self, memory: FrameMemory, labels: jax.Array, capacity: int, *, rngs: nnx.Rngs | None = None
+    ) -> RefinerOutput:
+        """The rest of `__call__`.
+
+        Args:
+            memory: what `encode_frames` returned.
+            labels: [batch, time] int32, the backbone's labels, -1 outside the mask.
+            capacity: number of segments per video that are refined; static.
+            rngs: makes dropout active; None for evaluation.
+        """
+        found = runs(labels, labels != NO_LABEL, capacity)
+        queries = self.segment_queries(found, memory.frames)
+        positions = sinusoid_table(labels.shape[1], queries.shape[-1])
 
         state = jnp.zeros_like(queries)
-        state = self.cross_attn(state, queries, self.pd_proj(layers[-3]), positions, found, rngs=rngs)
+        state = self.cross_attn(state, queries, memory.round1, positions, found, rngs=rngs)
         first = self.self_attn(state, found.valid, rngs=rngs)
-        second = self.cross_attn2(first, queries, self.pd_proj2(layers[-2]), positions, found, rngs=rngs)
+        second = self.cross_attn2(first, queries, memory.round2, positions, found, rngs=rngs)
 
         refined = jnp.stack([first, second])
-        masks = jnp.einsum("rbnc,btc->rbnt", self.mask_head(refined), layers[-1])
+        masks = jnp.einsum("rbnc,btc->rbnt", self.mask_head(refined), memory.mask_features)
         return RefinerOutput(labels, found, self.class_head(refined).astype(jnp.float32), masks.astype(jnp.float32))
 
     def segment_queries(self, found: Runs, frames: jax.Array) -> jax.Array:
@@ -326,7 +366,7 @@ class Refiner(nnx.Module):
 
         Args:
             found: runs of the backbone's labels.
-            frames: [batch, time, inner_dim], finite everywhere.
+            frames: [batch, time, inner_dim], 0 outside the mask.
         """
         # The mean over a run and the linear map commute; there are fewer runs than frames.
         appearance = self.feat_proj(run_means(found, frames))
