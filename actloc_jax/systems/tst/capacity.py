@@ -17,11 +17,12 @@ from jax import lax
 from actloc_jax.ops.segments import run_starts
 
 CAPACITIES = (128, 2048)  # every further one adds about two seconds to the compilation of a training step
+SHORT = 512  # frames; sequences up to this length are refined at one capacity, their length
 
 
 def segment_capacities(length: int) -> tuple[int, ...]:
     """Capacities to choose from for sequences of `length` frames, which cannot have more runs than frames."""
-    return tuple(sorted({min(capacity, length) for capacity in CAPACITIES}))
+    return (length,) if length <= SHORT else tuple(min(capacity, length) for capacity in CAPACITIES)
 
 
 def largest_run_count(labels: jax.Array, mask: jax.Array) -> jax.Array:

@@ -20,27 +20,43 @@ from actloc_jax.systems.tst.refiner import NO_LABEL, FrameMemory, RefinerOutput,
 HYBRID_MARGIN = 5
 
 
-class Refined(NamedTuple):
-    """Refined labels of a batch.
+class FramePrediction(NamedTuple):
+    """Labels of a batch of frames.
 
     Attributes:
         labels: [batch, time] int32, -1 outside the mask.
-        left_out: [batch] int32, segments beyond the largest capacity. In the modes "hardmax" and "hybrid" their frames
-            keep the backbone's labels; in "soft" they cast no vote.
+        confidence: [batch, time] float32 in [0, 1], 0 outside the mask. In the modes "hardmax" and "hybrid" the
+            probability, among the action classes, of the segment's best class; in "soft" the best class's share of the
+            vote.
     """
 
     labels: jax.Array
+    confidence: jax.Array
+
+
+class Refined(NamedTuple):
+    """Refined labels of a batch: those of `FramePrediction`, and what did not fit.
+
+    Attributes:
+        labels: [batch, time] int32, -1 outside the mask.
+        confidence: [batch, time] float32.
+        left_out: [batch] int32, segments beyond the largest capacity. In the modes "hardmax" and "hybrid" their frames
+            keep the backbone's labels, at confidence 0; in "soft" they cast no vote.
+    """
+
+    labels: jax.Array
+    confidence: jax.Array
     left_out: jax.Array
 
 
-def hardmax_labels(output: RefinerOutput) -> jax.Array:
-    """Paints the best action class of every segment over the run it came from; the mode of all published numbers.
-
-    Returns:
-        [batch, time] int32, -1 outside the mask.
-    """
-    best = jnp.argmax(output.segment_logits[-1, :, :, :-1], axis=-1).astype(jnp.int32)
-    return paint(output.runs, best, output.frame_labels)
+def hardmax(output: RefinerOutput) -> FramePrediction:
+    """Paints the best action class of every segment over the run it came from; the mode of all published numbers."""
+    probabilities = _action_probabilities(output)
+    best = jnp.argmax(probabilities, axis=-1).astype(jnp.int32)
+    return FramePrediction(
+        labels=paint(output.runs, best, output.frame_labels),
+        confidence=paint(output.runs, jnp.max(probabilities, axis=-1), jnp.zeros_like(output.frame_labels)),
+    )
 
 
 def mask_vote(probabilities: jax.Array, mask_logits: jax.Array, valid: jax.Array) -> jax.Array:
@@ -58,38 +74,32 @@ def mask_vote(probabilities: jax.Array, mask_logits: jax.Array, valid: jax.Array
     return jnp.einsum("bnc,bnt->btc", probabilities, weights)
 
 
-def soft_labels(output: RefinerOutput) -> jax.Array:
-    """Labels by the vote of all segments' masks over the action classes.
+def soft(output: RefinerOutput) -> FramePrediction:
+    """Labels by the vote of all segments' masks over the action classes."""
+    scores = mask_vote(_action_probabilities(output), output.segment_masks[-1], output.runs.valid)
+    total = jnp.sum(scores, axis=-1)
+    share = jnp.max(scores, axis=-1) / jnp.where(total > 0, total, 1)
+    return FramePrediction(
+        labels=_masked(jnp.argmax(scores, axis=-1), output.frame_labels),
+        confidence=jnp.where(output.frame_labels == NO_LABEL, 0, share),
+    )
 
-    Returns:
-        [batch, time] int32, -1 outside the mask.
-    """
-    probabilities = jax.nn.softmax(output.segment_logits[-1, :, :, :-1], axis=-1)
-    scores = mask_vote(probabilities, output.segment_masks[-1], output.runs.valid)
-    return _masked(jnp.argmax(scores, axis=-1), output.frame_labels)
 
-
-def hybrid_labels(output: RefinerOutput, margin: int = HYBRID_MARGIN) -> jax.Array:
+def hybrid(output: RefinerOutput, margin: int = HYBRID_MARGIN) -> FramePrediction:
     """Hardmax labels, but the backbone's in the frames [b - margin, b + margin) around every boundary b between runs.
 
     The published code runs the backbone again for these; with the same noise that gives the same labels.
-
-    Returns:
-        [batch, time] int32, -1 outside the mask.
     """
+    refined = hardmax(output)
     if margin == 0:
-        return hardmax_labels(output)
+        return refined
     boundary = run_starts(output.frame_labels, output.frame_labels != NO_LABEL).at[:, 0].set(False)
     # Frame t is near when a boundary lies in (t - margin, t + margin].
     near = lax.reduce_window(boundary, False, jnp.logical_or, (1, 2 * margin), (1, 1), ((0, 0), (margin - 1, margin)))
-    return jnp.where(near, output.frame_labels, hardmax_labels(output))
+    return refined._replace(labels=jnp.where(near, output.frame_labels, refined.labels))
 
 
-MODES: dict[str, Callable[[RefinerOutput], jax.Array]] = {
-    "hardmax": hardmax_labels,
-    "soft": soft_labels,
-    "hybrid": hybrid_labels,
-}
+MODES: dict[str, Callable[[RefinerOutput], FramePrediction]] = {"hardmax": hardmax, "soft": soft, "hybrid": hybrid}
 
 
 def vote(labels: jax.Array, num_classes: int) -> jax.Array:
@@ -140,10 +150,15 @@ def refine(
 
     def run(capacity: int, params: Mapping[str, Any], memory: FrameMemory, proposed: jax.Array) -> Refined:
         output = network(params, memory, proposed, capacity, method="refine_segments")
-        return Refined(MODES[mode](output), jnp.maximum(output.runs.count - capacity, 0))
+        return Refined(*MODES[mode](output), jnp.maximum(output.runs.count - capacity, 0))
 
     capacities = segment_capacities(features.shape[1])
     return with_capacity(run, capacities, largest_run_count(proposed, mask), params, memory, proposed)
+
+
+def _action_probabilities(output: RefinerOutput) -> jax.Array:
+    """[batch, runs, classes] softmax over the action classes alone, of the last round."""
+    return jax.nn.softmax(output.segment_logits[-1, :, :, :-1], axis=-1)
 
 
 def _masked(labels: jax.Array, like: jax.Array) -> jax.Array:
