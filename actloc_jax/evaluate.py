@@ -12,6 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax import systems, workdirs
+from actloc_jax.data.subset import Subset
 from actloc_jax.results import RESULTS
 from actloc_jax.results.types import Result
 from actloc_jax.systems import api
@@ -69,7 +70,7 @@ class Runner:
         """Results by source name, of all videos of `source` (of `limit` batches where given)."""
         model = jax.device_put(sharding.to_host(model), sharding.replicated(self._mesh))
         key = jax.random.key(seed)
-        share = _Share(source, jax.process_index(), jax.process_count())
+        share = Subset(source, range(jax.process_index(), len(source), jax.process_count()))
         results: dict[str, list[Result]] = {}
         for index, batch in enumerate(self._predictor.batches(share)):
             if limit is not None and index == limit:
@@ -79,19 +80,6 @@ class Runner:
             for name, rows in self._predictor.decode(outputs, batch.rows).items():
                 results.setdefault(name, []).extend(rows)
         return _gather(results)
-
-
-class _Share:
-    """Every n-th record of a source."""
-
-    def __init__(self, source: Sequence[Any], index: int, count: int) -> None:
-        self._source, self._positions = source, range(index, len(source), count)
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __getitem__(self, position: int) -> Any:
-        return self._source[self._positions[position]]
 
 
 def _gather(results: dict[str, list[Result]]) -> dict[str, list[Result]]:
@@ -141,7 +129,8 @@ def evaluate(
     results = evaluator.predict(model, config.data.test_split)
     metrics = evaluator.score(results, config.data.test_split)
     if jax.process_index() == 0:
-        references = {"paper": dict(config.paper), "chance": dataset.chance(config.data.test_split)}
+        references = {"paper": dict(config.paper)} if config.paper else {}
+        references["chance"] = dataset.chance(config.data.test_split)
         _publish(system, config, dataset, results, metrics, references, workdir, meta, writer)
     return metrics
 

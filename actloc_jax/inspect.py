@@ -39,9 +39,9 @@ def inspect(config: ConfigDict, workdir: epath.PathLike) -> int:
 
 def _report_split(dataset: api.Dataset, split: str) -> int:
     problems = dataset.problems(split)
-    errors = sum(problem.fatal for problem in problems)
+    errors = sum(problem.severity == "error" for problem in problems)
     for problem in problems:
-        log.log(logging.ERROR if problem.fatal else logging.WARNING, "[%s] %s", split, problem.message)
+        log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "[%s] %s", split, problem.message)
     log.info("[%s] %d videos, %d error(s), %d warning(s)", split, len(dataset.source(split)) if not errors else 0,
              errors, len(problems) - errors)
     return errors

@@ -37,14 +37,16 @@ def main(argv: list[str]) -> None:
     """Runs the mode that the flags ask for; errors of users end in one sentence and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected argument {argv[1]!r}: options are written --name=value.")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for noisy in ("absl", "orbax", "jax", "etils", "grain"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     import jax  # after the flags, so that --help answers at once
 
     from actloc_jax.train import Interrupted
+    from actloc_jax.training.logging import TerminalHandler
     from actloc_jax.training.sharding import initialise_distributed
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[TerminalHandler()], force=True)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about choices that are ours
+    for noisy in ("orbax", "jax", "etils", "grain", "tensorboardX"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", _CACHE.value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

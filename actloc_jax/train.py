@@ -8,6 +8,7 @@ data iterator's state lies in the checkpoint.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import signal
 import time
@@ -22,7 +23,7 @@ from actloc_jax import evaluate, systems, workdirs
 from actloc_jax.layers import functional
 from actloc_jax.systems import api
 from actloc_jax.training import checkpoints, sharding
-from actloc_jax.training.logging import MetricWriter
+from actloc_jax.training.logging import MetricWriter, log_to_file
 from actloc_jax.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -45,79 +46,91 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, dict[str, fl
     workdir = epath.Path(workdir)
     system = systems.of(config)
     workdirs.prepare(workdir, config)
-    mesh = sharding.make_mesh(model=config.train.model_parallel)
-    log.info("workdir %s, devices %s", workdir, ", ".join(sorted({d.device_kind for d in mesh.devices.flat})))
-    dataset = system.dataset(config, workdir)
-    workdirs.check_splits(dataset, (config.data.train_split, config.data.test_split))
-    stages = system.stages(config, dataset, workdir)
-    with MetricWriter(workdir, process_index=jax.process_index(), wandb=config.train.wandb or None) as writer, StopSignals() as stop:
-        for index, stage in enumerate(stages):
-            log.info("stage %d/%d: %s", index + 1, len(stages), stage.name)
-            if isinstance(stage, api.JobStage):
-                if stage.done():
+    process = jax.process_index()
+    with log_to_file(workdir, process_index=process), StopSignals() as stop:
+        mesh = sharding.make_mesh(model=config.train.model_parallel)
+        log.info("workdir %s, %d device(s): %s", workdir, mesh.size, mesh.devices.flat[0].device_kind)
+        dataset = system.dataset(config, workdir)
+        workdirs.check_splits(dataset, (config.data.train_split, config.data.test_split, config.eval.selection_split))
+        stages = system.stages(config, dataset, workdir)
+        with MetricWriter(workdir, process_index=process, wandb=_wandb_options(config)) as writer:
+            run = _Run(system, dataset, config, workdir, mesh, writer, stop)
+            for index, stage in enumerate(stages):
+                log.info("stage %d/%d: %s", index + 1, len(stages), stage.name)
+                if isinstance(stage, api.TrainStage):
+                    _train_stage(stage, index, run)
+                elif stage.done():
                     log.info("%s: nothing left to do", stage.name)
                 else:
                     stage.run()
-                continue
-            _train_stage(stage, index, system, dataset, config, workdir, mesh, writer, stop)
-        return evaluate.evaluate(config, workdir, dataset=dataset, writer=writer)
+            return evaluate.evaluate(config, workdir, dataset=dataset, writer=writer)
+
+
+def _wandb_options(config: ConfigDict) -> dict[str, str] | None:
+    return {"project": config.train.wandb, "name": config.name} if config.train.wandb else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What all stages of a run share."""
+
+    system: api.System
+    dataset: api.Dataset
+    config: ConfigDict
+    workdir: epath.Path
+    mesh: jax.sharding.Mesh
+    writer: MetricWriter
+    stop: StopSignals
 
 
 # ----------------------------------------------------------------------------------------------------- one stage
 
 
-def _train_stage(
-    stage: api.TrainStage,
-    index: int,
-    system: api.System,
-    dataset: api.Dataset,
-    config: ConfigDict,
-    workdir: epath.Path,
-    mesh: jax.sharding.Mesh,
-    writer: MetricWriter,
-    stop: StopSignals,
-) -> None:
+def _train_stage(stage: api.TrainStage, index: int, run: _Run) -> None:
+    """Trains a stage from its newest checkpoint, or from the start, to its last epoch."""
+    config, writer, stop = run.config, run.writer, run.stop
     total = stage.epochs * stage.steps_per_epoch
-    folder = workdir / "checkpoints" / stage.name
+    folder = run.workdir / "checkpoints" / stage.name
     runs = checkpoints.RunCheckpoints(folder / "run")
-    meta = workdirs.model_meta(config, dataset, stage.name, index)
     if runs.latest_step == total and checkpoints.has_model(folder / "best"):
         log.info("%s: already trained for %d epochs", stage.name, stage.epochs)
         runs.close()
         return
-
+    meta = workdirs.model_meta(config, run.dataset, stage.name, index)
     iterator = stage.batches()
-    state, shardings, step = _start(stage, config, runs, iterator, mesh)
+    state, shardings, step = _start(stage, config, runs, iterator, run.mesh)
     writer.resume(step, stage=stage.name)
-    train_step = _compiled_step(stage, shardings, mesh)
-    evaluator = evaluate.Evaluator(system, stage.predictor, dataset, config)
+    train_step = _compiled_step(stage, shardings, run.mesh)
+    evaluator = evaluate.Evaluator(run.system, stage.predictor, run.dataset, config)
     if step == 0:
-        evaluator.rehearse(state.model)
+        evaluator.rehearse(stage.model(state))
     best = _Best(folder / "best", stage, meta)
     key = jax.random.key(config.train.seed)
     pending: list[tuple[int, dict[str, jax.Array]]] = []
     progress = Progress(total, initial=step, name=stage.name, process_index=jax.process_index())
 
     while step < total:
-        state, scalars = train_step(state, sharding.put_batch(next(iterator), mesh), key)
+        state, scalars = train_step(state, sharding.put_batch(next(iterator), run.mesh), key)
         pending.append((step, scalars))
         step += 1
-        epoch_ended = step % stage.steps_per_epoch == 0
-        epoch = (step - 1) // stage.steps_per_epoch
-        stopped = stop.agreed(at_sync_point=epoch_ended or step % config.train.log_steps == 0)
-        if epoch_ended or step % config.train.log_steps == 0 or stopped:
+        epoch, epoch_ended = (step - 1) // stage.steps_per_epoch, step % stage.steps_per_epoch == 0
+        sync_point = epoch_ended or step % config.train.log_steps == 0
+        stopped = stop.agreed(sync_point)
+        if sync_point or stopped:
             means = _flush(pending, stage, writer, epoch)
             progress.update(step, loss=means["loss"])
         if epoch_ended and (stage.evaluate_at(epoch) or step == total):
-            metrics = evaluator.scores(state.model, config.eval.selection_split)
+            metrics = evaluator.scores(stage.model(state), config.eval.selection_split)
             writer.write(step, _flat(metrics), stage=stage.name, epoch=epoch + 1)
-            best.offer(state, step, next(iter(metrics.values())))
-        if stopped or step == total or (config.train.checkpoint_steps and step % config.train.checkpoint_steps == 0):
+            best.offer(stage.model(state), step, next(iter(metrics.values())))
+        if stopped or step == total or step % config.train.checkpoint_steps == 0:
             runs.save(state, step=step, iterator_state=iterator.get_state(), meta=meta)
         if stopped and step < total:
             progress.close()
-            raise Interrupted(f"stopped by {stopped} in {stage.name} at step {step} of {total}; saved. "
-                              f"Run the same command again to go on.")
+            raise Interrupted(
+                f"stopped by {stopped} in stage {stage.name} at step {step} of {total}, and saved. "
+                f"Run the same command again to go on."
+            )
     progress.close()
     runs.close()
 
@@ -203,7 +216,7 @@ class _Best:
         self.folder, self.select, self.meta = folder, stage.select, meta
         self.score = checkpoints.load_meta(folder)["score"] if checkpoints.has_model(folder) else None
 
-    def offer(self, state: Any, step: int, metrics: dict[str, float]) -> None:
+    def offer(self, model: Any, step: int, metrics: dict[str, float]) -> None:
         if self.select is not None and self.select not in metrics:
             raise ValueError(f"Models are selected by {self.select!r}, but the evaluation gives {', '.join(metrics)}.")
         score = None if self.select is None else metrics[self.select]
@@ -211,7 +224,7 @@ class _Best:
             return
         self.score = score
         meta = {**self.meta, "score": score, "metrics": metrics}
-        checkpoints.save_model(self.folder, sharding.to_host(state.model), meta, step=step)
+        checkpoints.save_model(self.folder, sharding.to_host(model), meta, step=step)
 
 
 class StopSignals:
@@ -248,4 +261,4 @@ class StopSignals:
 
 
 def _flat(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-    return {f"test/{source}/{name}": value for source, scores in metrics.items() for name, value in scores.items()}
+    return {f"{source}/{name}": value for source, scores in metrics.items() for name, value in scores.items()}

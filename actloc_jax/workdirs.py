@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 import actloc_jax
 from actloc_jax.systems.api import Dataset
+from actloc_jax.training.textfiles import replace_text
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ def prepare(workdir: epath.Path, config: ConfigDict) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             _refuse_other_run(workdir, config)
-            write_text(workdir / "config.json", config.to_json_best_effort(indent=1))
-            write_text(workdir / "versions.json", json.dumps(versions(), indent=1))
+            replace_text(workdir / "config.json", config.to_json_best_effort(indent=1))
+            replace_text(workdir / "versions.json", json.dumps(versions(), indent=1))
     except OSError as error:
         raise ValueError(
             f"--workdir={workdir} cannot be written: {error.strerror or error}. Free some space or choose another folder."
@@ -56,13 +57,6 @@ def _refuse_other_run(workdir: epath.Path, config: ConfigDict) -> None:
             f"{workdir} holds a run of another config (different: {', '.join(changed)}). "
             f"Choose another --workdir, or delete this one."
         )
-
-
-def write_text(path: epath.Path, text: str) -> None:
-    """Writes a small file whole or not at all: under a temporary name, then renamed."""
-    temporary = path.parent / f"{path.name}.tmp"
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def versions() -> dict[str, Any]:
@@ -98,7 +92,7 @@ def check_splits(dataset: Dataset, splits: Sequence[str]) -> None:
     errors = []
     for split in dict.fromkeys(splits):
         for problem in dataset.problems(split):
-            if problem.fatal:
+            if problem.severity == "error":
                 errors.append(f"[{split}] {problem.message}")
             else:
                 log.warning("[%s] %s", split, problem.message)
@@ -122,7 +116,7 @@ def model_meta(config: ConfigDict, dataset: Dataset, stage: str, stage_index: in
 
 def write_json(path: epath.Path, content: Any) -> None:
     """Writes JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=1))
+    replace_text(path, json.dumps(content, indent=1))
 
 
 def check_system(meta: dict[str, Any], system: str, folder: epath.Path) -> None:

@@ -51,7 +51,8 @@ class Dataset:
         class_names: by class index.
         source: `split name -> random-access sequence of records` (dicts with at least `video`).
         truth: `split name -> {video: ground truth}` in the task's own form.
-        problems: `split name -> messages`, everything wrong with a split at once; errors first.
+        problems: `split name -> problems`, everything wrong with a split at once; each has a severity ("error" or
+            "warning") and a message.
         frame_rate: annotation frames per second, for time axes.
         chance: `split name -> metrics of guessing`.
     """
@@ -59,7 +60,7 @@ class Dataset:
     class_names: tuple[str, ...]
     source: Callable[[str], Sequence[Any]]
     truth: Callable[[str], dict[str, Any]]
-    problems: Callable[[str], list[str]]
+    problems: Callable[[str], Sequence[Any]]
     frame_rate: float
     chance: Callable[[str], dict[str, float]]
 
@@ -78,6 +79,7 @@ class TrainStage:
         predictor: for evaluation during and after this stage.
         evaluate_at: `epoch -> whether to evaluate after it`; epochs count from 0.
         select: metric whose best evaluation is kept (ties: the later), or None for the last.
+        model: `state -> {"params", "batch_stats"}`, what prediction needs of the state.
         rates: `step -> learning rate by group`, for the log.
         shardings: rules for state that is not replicated.
     """
@@ -92,6 +94,7 @@ class TrainStage:
     evaluate_at: Callable[[int], bool]
     select: str | None = None
     warm_start: Callable[[TrainState], TrainState] | None = None
+    model: Callable[[TrainState], dict[str, Any]] = lambda state: state.model
     rates: Callable[[int], dict[str, float]] = lambda step: {}
     shardings: Sequence[tuple[str, Any]] = ()
 

@@ -125,14 +125,17 @@ def load_model(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     try:
         meta = load_meta(folder)
-        newest = _newest(folder)
-        with ocp.StandardCheckpointer() as checkpointer:
-            stored = checkpointer.metadata(newest / "model").item_metadata.tree
+        step = int(_newest(folder).name)
+        handlers = {"model": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        with ocp.CheckpointManager(folder, item_handlers=handlers, options=options) as manager:
+            stored = manager.item_metadata(step).model
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             template = {
-                path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device) for path, leaf in stored.items()
+                path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+                for path, leaf in dict(stored).items()
             }
-            flat = checkpointer.restore(newest / "model", template)
+            flat = manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(template))).model
     except Exception as error:
         raise ValueError(
             f"{folder} is not a readable model checkpoint (truncated, or written by something else): "

@@ -103,8 +103,14 @@ def put_state(state: Any, shardings: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Replicated or single-process arrays as numpy."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf if leaf.is_fully_addressable else leaf.addressable_data(0)), tree)
+    """Arrays that this process holds whole (on its devices, replicated over a job, or already on the host) as numpy."""
+
+    def fetch(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            leaf = leaf.addressable_data(0)
+        return np.asarray(leaf)
+
+    return jax.tree.map(fetch, tree)
 
 
 def gather_objects(items: list[Any]) -> list[Any]:

@@ -50,6 +50,7 @@ class LossOutput(NamedTuple):
 
 
 LossFn = Callable[[Any, TrainState, Batch, jax.Array], LossOutput]
+StepFn = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
 def create(params: Any, tx: optax.GradientTransformation, *, batch_stats: Any = None, extra: Any = None,
@@ -65,7 +66,7 @@ def create(params: Any, tx: optax.GradientTransformation, *, batch_stats: Any = 
     )
 
 
-def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_decay: float | None = None):
+def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_decay: float | None = None) -> StepFn:
     """The train step of a stage that follows a gradient: `(state, batch, key) -> (state, metrics)`, pure.
 
     Args:
@@ -73,11 +74,12 @@ def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_deca
         tx: the optimizer; receives the loss as `value` for schedules that look at it.
         ema_decay: where given, `state.ema` follows the parameters with this decay.
     """
-    tx = optax.with_extra_args_support(tx)
 
-    def objective(params: Any, state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, LossOutput]:
-        output = loss_fn(params, state, batch, key)
+    def objective(params: Any, *rest: Any) -> tuple[jax.Array, LossOutput]:
+        output = loss_fn(params, *rest)
         return output.loss, output
+
+    tx = optax.with_extra_args_support(tx)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         grads, output = jax.grad(objective, has_aux=True)(state.params, state, batch, key)

@@ -1,0 +1,166 @@
+"""Frame labels of videos: prediction files as the field writes them, metrics, timelines and the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from actloc_jax.metrics import segmentation as metrics
+from actloc_jax.plotting.confusion import confusion
+from actloc_jax.plotting.curves import training_curves
+from actloc_jax.plotting.report import VideoReport, html_report
+from actloc_jax.plotting.timeline import Row, timeline
+from actloc_jax.results.types import FrameLabels
+from actloc_jax.training.logging import read_metrics
+
+HEADER = "### Frame level recognition: ###"
+Results = Mapping[str, Sequence[FrameLabels]]
+Truth = Mapping[str, np.ndarray]
+
+
+def score(
+    results: Sequence[FrameLabels], truth: Truth, class_names: Sequence[str], options: ConfigDict
+) -> dict[str, float]:
+    """Acc, Edit and F1@{10,25,50} of one source's results.
+
+    Args:
+        results: labels int32 [time] per video.
+        truth: int32 [time] per video; only the videos of `results` are scored.
+        class_names: by class index.
+        options: `background` (names) and `segment_end`.
+    """
+    predictions = {result.video: result.labels for result in results}
+    return metrics.evaluate(
+        predictions,
+        {video: truth[video] for video in predictions},
+        background=_background(class_names, options),
+        segment_end=options.segment_end,
+        empty_truth="count",
+    )
+
+
+def write(results: Sequence[FrameLabels], class_names: Sequence[str], folder: epath.Path) -> None:
+    """One file per video as MS-TCN and TST write them: a header line, then all class names in one line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        names = " ".join(class_names[label] for label in result.labels)
+        temporary = folder / f".{result.video}.unfinished"
+        temporary.write_text(f"{HEADER}\n{names}")
+        temporary.replace(folder / result.video)
+
+
+def timelines(
+    results: Results,
+    class_names: Sequence[str],
+    folder: epath.Path,
+    *,
+    frame_rate: float,
+    options: ConfigDict,
+    truth: Truth | None = None,
+) -> list[epath.Path]:
+    """Writes a timeline figure for the first `options.timelines` videos (all, without ground truth); their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    videos = [result.video for result in next(iter(results.values()))]
+    paths = []
+    for video in videos if truth is None else videos[: options.timelines]:
+        rows = _rows(results, video, truth)
+        confidence = _confidence(results, video)
+        figure = timeline(
+            rows, class_names, frame_rate=frame_rate, title=video,
+            confidence=None if confidence is None else {"confidence": confidence},
+        )  # fmt: skip
+        paths.append(folder / f"timeline_{video}.png")
+        _save(figure, paths[-1])
+    return paths
+
+
+def report(
+    results: Results,
+    truth: Truth,
+    class_names: Sequence[str],
+    scores: Mapping[str, Mapping[str, float]],
+    references: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+    frame_rate: float,
+    workdir: epath.Path,
+    options: ConfigDict,
+) -> epath.Path:
+    """Writes `figures/` (timelines, confusion matrix, training curves) and `report.html` of an evaluation.
+
+    Args:
+        results: by source, the system's own first; labels int32 [time].
+        truth: int32 [time] per video.
+        class_names: by class index.
+        scores: metrics by source.
+        references: the paper's numbers and chance, shown below them.
+        title: heading of the report.
+        frame_rate: label frames per second.
+        workdir: where files go, and where metrics.jsonl of a training lies.
+        options: the `eval` group of the config.
+
+    Returns:
+        path of the report.
+    """
+    folder = workdir / "figures"
+    source, own = next(iter(results.items()))
+    timelines(results, class_names, folder, frame_rate=frame_rate, options=options, truth=truth)
+    counts = metrics.confusion_matrix(
+        {result.video: result.labels for result in own}, {result.video: truth[result.video] for result in own}, len(class_names)
+    )
+    figures = {"Confusion": confusion(counts, class_names, title=f"{title}: {source}")}
+    logged = read_metrics(workdir)
+    if logged:
+        figures["Training"] = training_curves(logged, title=title)
+    for name, figure in figures.items():
+        _save(figure, folder / f"{name.lower()}.png")
+    videos = [
+        VideoReport(
+            result.video,
+            _rows(results, result.video, truth),
+            score([result], truth, class_names, options),
+            _confidence(results, result.video),
+        )
+        for result in own
+    ]
+    path = workdir / "report.html"
+    text = html_report(
+        title, videos=videos, class_names=class_names, frame_rate=frame_rate, scores={**scores, **references},
+        confusion_counts=counts, figures=figures, worst_by="F1@50",
+    )  # fmt: skip
+    temporary = workdir / "report.html.unfinished"
+    temporary.write_text(text)
+    temporary.replace(path)
+    return path
+
+
+def _background(class_names: Sequence[str], options: ConfigDict) -> list[int]:
+    unknown = [name for name in options.background if name not in class_names]
+    if unknown:
+        raise ValueError(
+            f"config.eval.background names {', '.join(unknown)}, which the data set does not have; "
+            f"its classes are {', '.join(class_names)}."
+        )
+    return [class_names.index(name) for name in options.background]
+
+
+def _rows(results: Results, video: str, truth: Truth | None) -> list[Row]:
+    """Rows of a video's timeline; single noise draws are left out."""
+    rows = [] if truth is None else [Row("ground truth", truth[video])]
+    for source in reversed([name for name in results if not re.fullmatch(r"draw \d+", name)]):
+        rows += [Row(source, result.labels) for result in results[source] if result.video == video]
+    return rows
+
+
+def _confidence(results: Results, video: str) -> np.ndarray | None:
+    return next((result.confidence for result in next(iter(results.values())) if result.video == video), None)
+
+
+def _save(figure: Figure, path: epath.Path) -> None:
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=110)

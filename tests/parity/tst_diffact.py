@@ -1,0 +1,285 @@
+"""DiffAct: schedule, layers, network and sampling, training losses, training."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from actloc_jax.backbones.diffact import DiffAct, DiffActSizes, MixedLayer
+from actloc_jax.data import boundaries
+from actloc_jax.layers.functional import Network, flatten
+from actloc_jax.ops import diffusion
+from actloc_jax.systems.tst import diffact_losses
+from actloc_jax.training import optimizers
+from convert import tst_tables
+from tests.parity import params
+from tests.parity.harness import Case, parity
+
+
+def sizes_of(config: dict[str, Any], num_classes: int) -> DiffActSizes:
+    """Our sizes from the original's three groups of parameters."""
+    encoder, decoder, process = (config[f"{name}_params"] for name in ("encoder", "decoder", "diffusion"))
+    return DiffActSizes(
+        num_classes=num_classes,
+        input_dim=encoder["input_dim"],
+        encoder_layers=encoder["num_layers"],
+        encoder_width=encoder["num_f_maps"],
+        encoder_kernel_size=encoder["kernel_size"],
+        feature_layers=tuple(encoder["feature_layer_indices"]),
+        use_instance_norm=encoder["use_instance_norm"],
+        decoder_layers=decoder["num_layers"],
+        decoder_width=decoder["num_f_maps"],
+        decoder_kernel_size=decoder["kernel_size"],
+        time_dim=decoder["time_emb_dim"],
+        timesteps=process["timesteps"],
+        sampling_steps=process["sampling_timesteps"],
+        eta=process["ddim_sampling_eta"],
+        scale=process["snr_scale"],
+        detach_decoder=process["detach_decoder"],
+    )
+
+
+def network_of(sizes: DiffActSizes) -> Network:
+    """A network of these sizes."""
+    return Network(lambda rngs: DiffAct(sizes, rngs=rngs))
+
+
+def last(x: np.ndarray) -> jax.Array:
+    """[..., channels, time] to [..., time, channels] float32."""
+    return jnp.asarray(np.swapaxes(x, -1, -2), jnp.float32)
+
+
+def close(ours: Any, expected: np.ndarray, atol: float, name: str, rtol: float = 0.0) -> None:
+    """`expected` has channels before time, `ours` behind."""
+    np.testing.assert_allclose(np.swapaxes(np.asarray(ours), -1, -2), expected, atol=atol, rtol=rtol, err_msg=name)
+
+
+@parity("tst", "diffact_schedule")
+def check_schedule(case: Case) -> None:
+    """Buffers, DDIM times and coefficients, time embeddings."""
+    arrays, timesteps, eta = case.arrays, case.config["timesteps"], case.config["eta"]
+    for name, values in diffusion.schedule_buffers(timesteps).items():
+        np.testing.assert_allclose(values, arrays[f"buf/{name}"], rtol=1e-12, err_msg=name)
+    for name in (name for name in arrays if name.startswith("betas_")):
+        np.testing.assert_allclose(diffusion.cosine_betas(int(name.split("_")[1])), arrays[name], rtol=1e-12)
+    for name in (name for name in arrays if name.startswith("times_")):
+        count = int(name.split("_")[1])
+        np.testing.assert_array_equal(diffusion.ddim_times(timesteps, count), arrays[name])
+        if f"coeff_eta1_{count}" not in arrays:
+            continue
+        steps, golden = diffusion.ddim_steps(timesteps, count, eta), arrays[f"coeff_eta1_{count}"]
+        np.testing.assert_allclose(1 / steps.recip**2, golden[:, 2], rtol=1e-12)
+        np.testing.assert_allclose(steps.signal[:-1] ** 2, golden[:-1, 3], rtol=1e-12)
+        np.testing.assert_allclose(steps.sigma[:-1], golden[:-1, 4], rtol=1e-10)
+        np.testing.assert_allclose(steps.direction[:-1], golden[:-1, 5], rtol=1e-10)
+    times = arrays["temb_t"]
+    for name in (name for name in arrays if name.startswith("temb_") and name != "temb_t"):
+        *_, dim = name.split("_")
+        given = [int(name.split("_")[2])] if "one" in name else times
+        ours = diffusion.time_embedding(jnp.asarray(given), int(dim))
+        small = np.asarray(given) < 999
+        np.testing.assert_allclose(ours[small], arrays[name][small], atol=2e-6 if int(dim) <= 16 else 1e-4)
+        np.testing.assert_allclose(ours, arrays[name], atol=1e-4)
+
+
+@parity("tst", "diffact_layers")
+def check_layers(case: Case) -> None:
+    """One encoder and one decoder layer alone, with gradients."""
+    config, arrays = case.config, case.arrays
+    for number, options in enumerate(config["layers"]):
+        for kind, condition_dim in (("enc", 0), ("dec", config["d_cross"])):
+            _check_layer(arrays, number, kind, options, config["d_model"], condition_dim, case.tolerance())
+
+
+def _check_layer(
+    arrays: dict[str, np.ndarray], number: int, kind: str, options: dict[str, int], width: int, condition_dim: int,
+    atol: float,
+) -> None:
+    network = Network(
+        lambda rngs: MixedLayer(
+            width, kernel_size=options["kernel_size"], dilation=options["dilation"], dropout=0.0,
+            condition_dim=condition_dim, dtype=jnp.float32, param_dtype=jnp.float32, rngs=rngs,
+        )
+    )  # fmt: skip
+    prefix = f"{number}/{kind}_param/"
+    state = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    weights = params.diffact_layer_params(state)
+    time_last = lambda x: jnp.transpose(jnp.asarray(x), (1, 0, 2))  # noqa: E731
+    x, mask = time_last(arrays[f"{number}/x"]), jnp.ones((arrays[f"{number}/x"].shape[0], options["T"]), bool)
+    condition = time_last(arrays[f"{number}/xc"]) if condition_dim else None
+    cotangent = time_last(arrays[f"{number}/cot"])
+
+    def run(x: jax.Array, condition: jax.Array | None) -> jax.Array:
+        shares = network(weights, condition, mask, method="shares")
+        return network(weights, x, shares, mask)
+
+    shares = network(weights, condition, mask, method="shares")
+    _, attention = network(weights, x, shares, mask, method="branches")
+    output, pull_back = jax.vjp(jax.jit(run), x, condition)
+    dx, dcondition = pull_back(cotangent)
+    checked = {"y": output, "attention": attention, "dx": dx} | ({"dxc": dcondition} if condition_dim else {})
+    for name, ours in checked.items():
+        golden = arrays[f"{number}/{kind}_{name}"]
+        np.testing.assert_allclose(time_last(ours), golden, atol=atol, err_msg=f"{number} {kind} {name}")
+
+
+@parity("tst", "diffact_model")
+def check_model(case: Case) -> None:
+    """Encoder, decoder and DDIM sampling step by step, with the stored noise."""
+    arrays, sizes = case.arrays, sizes_of(case.config, case.config["num_classes"])
+    network, weights = network_of(sizes), params.diffact_params(case.weights())
+    network_atol, ddim_atol = 1e-4, 1e-3
+    x = last(arrays["x"])
+    mask = jnp.ones(x.shape[:2], bool)
+    normalised = network(weights, x, mask, method="normalise_input")
+    encoder = Network(lambda rngs: DiffAct(sizes, rngs=rngs).encoder)
+    logits, features, layers = encoder(weights["encoder"], normalised, mask)
+    close(logits, arrays["encoder_out"], network_atol, "encoder_out")
+    close(features, arrays["features"], network_atol, "features")
+    for number, layer in enumerate(layers):
+        np.testing.assert_allclose(jnp.transpose(layer, (1, 0, 2)), arrays[f"encoder_layer_{number}"], atol=network_atol)
+    event = last(arrays["event_in"])
+    for name in (name for name in arrays if name.startswith("decoder_out_t")):
+        time = jnp.asarray([int(name.removeprefix("decoder_out_t"))])
+        ours = network(weights, last(arrays["features"]), time, event, mask, method="denoise")
+        close(ours, arrays[name], network_atol, name)
+    _check_q_sample(arrays, sizes)
+    for name in (name for name in arrays if name.startswith("ddim_") and name.endswith("/out")):
+        _check_ddim(arrays, name.split("/")[0], sizes, weights, x, mask, ddim_atol)
+
+
+def _check_q_sample(arrays: dict[str, np.ndarray], sizes: DiffActSizes) -> None:
+    events = np.eye(sizes.num_classes)[arrays["labels"]][None]
+    for name in (name for name in arrays if name.startswith("q_sample_t")):
+        time = jnp.asarray([int(name.removeprefix("q_sample_t"))])
+        ours = diffusion.diffuse(
+            jnp.asarray(events), last(arrays["q_noise"]), time, timesteps=sizes.timesteps, scale=sizes.scale
+        )
+        golden = np.clip(arrays[name], -sizes.scale, sizes.scale)
+        close(diffusion.normalise(ours, sizes.scale), golden, 1e-5, name)
+
+
+def _check_ddim(
+    arrays: dict[str, np.ndarray], prefix: str, sizes: DiffActSizes, weights: Any, x: jax.Array, mask: jax.Array, atol: float
+) -> None:
+    noise = last(arrays[f"{prefix}/noise"])
+    eta = float(prefix.removeprefix("ddim_eta"))
+    network = network_of(dataclasses.replace(sizes, eta=eta, sampling_steps=len(noise)))
+    sample = jax.jit(lambda weights: network(weights, x, mask, None, noise=noise, trace=True, method="sample"))
+    sampled, trace = sample(weights)
+    close(sampled, arrays[f"{prefix}/out"], atol, prefix)
+    golden = arrays[f"{prefix}/out"]
+    top = np.sort(golden, axis=1)
+    clear = top[:, -1] - top[:, -2] > 2e-3
+    np.testing.assert_array_equal(np.argmax(sampled, -1)[clear], golden.argmax(1)[clear])
+    for name, steps in (("x_time", trace.x), ("pred_noise", trace.noise), ("x_start", trace.x0)):
+        scale = max(1.0, np.abs(arrays[f"{prefix}/{name}"]).max())
+        close(steps[:, 0], arrays[f"{prefix}/{name}"], atol * scale, f"{prefix} {name}")
+
+
+@parity("tst", "diffact_losses")
+def check_losses(case: Case) -> None:
+    """Every condition with hard and soft labels: values of all parts, gradients of the total."""
+    sizes = sizes_of(case.config, case.config["num_classes"])
+    network, weights = network_of(sizes), params.diffact_params(case.weights())
+    for tag, golden in case.meta["losses"].items():
+        soft, condition = tag.split("/")
+        sigma = None if soft == "softNone" else float(soft.removeprefix("soft"))
+        _check_loss(case, tag, golden, sigma, condition, sizes, network, weights)
+
+
+def _check_loss(
+    case: Case, tag: str, golden: dict[str, float], sigma: float | None, condition: str, sizes: DiffActSizes,
+    network: Network, weights: Any,
+) -> None:
+    arrays = case.arrays
+    hidden = (case.meta["masked_events"].get(condition, [0]) * 2)[:2]
+    batch = _batch(arrays["x"], arrays["labels"][None], arrays["boundary"][:, 0], sizes.num_classes, sigma)
+    draws = diffact_losses.Draws(
+        time=jnp.asarray([golden["t"]]),
+        noise=last(arrays["noise"]),
+        visible=diffact_losses.condition_mask(condition, batch, jnp.asarray([hidden])),
+    )
+
+    @jax.jit
+    def loss(weights: Any, features: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return diffact_losses.diffact_loss(
+            network, weights, {**batch, "features": features}, draws, sizes=sizes,
+            weights=_our_names(case.meta["loss_weights"]), class_weights=jnp.asarray(arrays["class_weights"]),
+        )  # fmt: skip
+
+    (total, parts), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(weights, batch["features"])
+    for name, part in {**parts, "total": total}.items():
+        expected = golden["total" if name == "total" else f"{name}_loss"]
+        np.testing.assert_allclose(part, expected, rtol=1e-4, err_msg=f"{tag} {name}")
+    close(gradients[1], arrays[f"{tag}/dx"], 1e-4 * np.abs(arrays[f"{tag}/dx"]).max(), f"{tag} dx")
+    ours = flatten(gradients[0])
+    for name in (name for name in arrays if name.startswith(f"{tag}/grad/")):
+        key, expected = name.removeprefix(f"{tag}/grad/"), arrays[name]
+        (path, converted), = tst_tables.DIFFACT.convert_all({key: expected}).items() if expected.size else ((None, None),)
+        if path is not None:
+            np.testing.assert_allclose(ours[path], converted, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+
+
+def _our_names(weights: dict[str, float]) -> dict[str, float]:
+    return {name.removesuffix("_loss"): weight for name, weight in weights.items()}
+
+
+def _batch(
+    x: np.ndarray, labels: np.ndarray, boundary: np.ndarray, num_classes: int, sigma: float | None
+) -> dict[str, jax.Array]:
+    batch = {
+        "features": last(x),
+        "labels": jnp.asarray(labels, jnp.int32),
+        "boundary": jnp.asarray(boundary, jnp.float32),
+        "mask": jnp.ones(labels.shape, bool),
+    }
+    if sigma is not None:
+        batch["soft_labels"] = jnp.stack([boundaries.soft_labels(line, num_classes, sigma) for line in labels])
+    return batch
+
+
+@parity("tst", "diffact_train")
+def check_train(case: Case) -> None:
+    """Adam with accumulation over several videos, losses of every iteration and final parameters."""
+    config, arrays = case.config, case.arrays
+    sizes = sizes_of(config, config["num_classes"])
+    network, weights = network_of(sizes), params.diffact_params(case.weights())
+    tx = optimizers.accumulate(
+        optimizers.adam(config["learning_rate"], weight_decay=config["weight_decay"]), config["batch_size"]
+    )
+    opt_state = tx.init(weights)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def step(carry: Any, inputs: Any, condition: str) -> tuple[Any, jax.Array]:
+        weights, opt_state = carry
+        batch, time, noise, hidden = inputs
+        draws = diffact_losses.Draws(time, noise, diffact_losses.condition_mask(condition, batch, hidden))
+        loss, gradients = jax.value_and_grad(
+            lambda weights: diffact_losses.diffact_loss(
+                network, weights, batch, draws, sizes=sizes, weights=_our_names(config["loss_weights"])
+            )[0]
+        )(weights)
+        updates, opt_state = tx.update(gradients, opt_state, weights)
+        return (jax.tree.map(jnp.add, weights, updates), opt_state), loss
+
+    carry, losses = (weights, opt_state), []
+    for number, condition in enumerate(config["cond_per_iter"]):
+        one = slice(number, number + 1)
+        batch = _batch(
+            arrays["x"][one], arrays["labels"][one], arrays["boundary"][one], sizes.num_classes,
+            config["soft_label_per_iter"][number],
+        )  # fmt: skip
+        inputs = (batch, jnp.asarray(arrays["t"][one]), last(arrays["noise"][one]), jnp.asarray(arrays["events"][one]))
+        carry, loss = step(carry, inputs, condition)
+        losses.append(float(loss))
+    np.testing.assert_allclose(losses, arrays["loss_per_iter"], rtol=2e-4)
+    ours = flatten(carry[0])
+    final = {name.removeprefix("final/"): array for name, array in arrays.items() if name.startswith("final/")}
+    for path, expected in tst_tables.DIFFACT.convert_all(final).items():
+        np.testing.assert_allclose(ours[path], expected, atol=2e-5, err_msg=path)
