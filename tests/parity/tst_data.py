@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
+import jax
 import numpy as np
 import pytest
 
-from actloc_jax.data import boundaries, class_weights
+from actloc_jax.data import batching, boundaries, class_weights
 from actloc_jax.metrics import segmentation as metrics
 from actloc_jax.ops import labels as label_ops
+from tests.parity import params
 from tests.parity.harness import Case, parity
+from tests.parity.tst_diffact import network_of, sizes_of
 
 
 @parity("tst", "metrics")
@@ -103,7 +107,7 @@ def check_diffact_data_infer(case: Case) -> None:
     _check_boundaries(case)
     _check_restore(case)
     _check_samples(case)
-    _check_decoding(case)
+    _check_inference(case)
 
 
 def _check_boundaries(case: Case) -> None:
@@ -156,16 +160,50 @@ def _check_samples(case: Case) -> None:
     np.testing.assert_allclose(found, case.arrays["class_weights"], rtol=1e-6)
 
 
-def _check_decoding(case: Case) -> None:
-    """Averaging, filters and restoration, from the originals' stored probabilities."""
+def _check_inference(case: Case) -> None:
+    """Encoder and sampler on all offsets of a video in one padded batch, then averaging, filters and restoration.
+
+    Labels are checked from our probabilities, and from the originals' stored ones so that the filters stand alone.
+    """
     rate = case.config["sample_rate"]
+    network = network_of(sizes_of(case.config, case.config["num_classes"]))
+    weights = params.diffact_params(case.weights())
+
+    @jax.jit
+    def run(x: jax.Array, mask: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits, _ = network(weights, x, mask, method="encode")
+        return jax.nn.softmax(logits, axis=-1), network(weights, x, mask, None, noise=noise, method="sample")
+
     for video in _videos(case):
+        encoded, sampled = _run_offsets(case, video, run)
         length = len(case.arrays[f"{video}/labels"])
         stored = [case.arrays[f"{video}/ddim_offset{offset}"].T for offset in range(rate)]
-        mean = label_ops.average_offsets(stored)
-        np.testing.assert_allclose(mean.T, case.arrays[f"{video}/mean_prob"], atol=1e-6)
-        _check_filters(case, f"{video}/decoder-agg", stored, length)
-        _check_filters(case, f"{video}/decoder-noagg", stored[rate // 2 : rate // 2 + 1], length)
+        atol = case.tolerance("probabilities atol")
+        for ours, theirs in zip(sampled, stored, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=atol)
+        np.testing.assert_allclose(label_ops.average_offsets(sampled).T, case.arrays[f"{video}/mean_prob"], atol=atol)
+        _check_filters(case, f"{video}/encoder", encoded, length)
+        for probabilities in (sampled, stored):
+            _check_filters(case, f"{video}/decoder-agg", probabilities, length)
+            _check_filters(case, f"{video}/decoder-noagg", probabilities[rate // 2 : rate // 2 + 1], length)
+
+
+def _run_offsets(
+    case: Case, video: str, run: Callable[..., tuple[jax.Array, jax.Array]]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Encoder and sampled probabilities of every offset, each [time of the offset, classes]."""
+    rate = case.config["sample_rate"]
+    longest = max(case.arrays[f"{name}/features"].shape[1] for name in _videos(case))
+    samples = [
+        {
+            "features": case.arrays[f"{video}/features"].T[offset::rate],
+            "noise": np.moveaxis(case.arrays[f"{video}/noise_offset{offset}"][:, 0], 2, 0),
+        }
+        for offset in range(rate)
+    ]
+    batch = batching.pad_and_stack(samples, -(-longest // rate))
+    outputs = run(batch["features"], batch["mask"], batch["noise"].transpose(2, 0, 1, 3))
+    return [[np.asarray(row[: len(one["noise"])]) for row, one in zip(rows, samples, strict=True)] for rows in outputs]
 
 
 def _check_filters(case: Case, prefix: str, probabilities: list[np.ndarray], length: int) -> None:
