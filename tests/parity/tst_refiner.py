@@ -18,6 +18,7 @@ from actloc_jax.systems.tst.refiner import (
     frame_labels,
     refiner_group,
     run_means,
+    segment_queries,
     sinusoid_table,
 )
 from convert import tst_tables
@@ -45,7 +46,7 @@ class Probe(Refiner):
         _, layers = self.pixel_decoder(frames, mask)
         round1, round2 = self.pd_proj(layers[-3]), self.pd_proj2(layers[-2])
         found = segments.runs(frame_labels(predictions, mask), mask, capacity)
-        queries = self.segment_queries(found, frames)
+        queries = segment_queries(self, found, frames)
         onehot = jax.nn.one_hot(found.label, self.sizes.num_classes)
         positions = sinusoid_table(features.shape[1], queries.shape[-1])
         state = self.cross_attn(jnp.zeros_like(queries), queries, round1, positions, found)

@@ -61,7 +61,7 @@ def set_loss(
     classification = _classification_loss(segment_logits, matched, valid, truth, bg_weight)
 
     inside = truth.run_of_frame[:, None, :] == jnp.where(is_matched, matched, -2)[:, :, None]
-    focal, dice = _mask_losses(segment_masks, inside, mask)
+    focal, dice = mask_losses(segment_masks, inside, mask)
     true_segments = jnp.maximum(truth.count, 1)
     focal = jnp.sum(jnp.where(is_matched, focal, 0), axis=2) / true_segments
     dice = jnp.sum(jnp.where(is_matched, dice, 0), axis=2) / true_segments
@@ -134,30 +134,16 @@ def tst_loss(
     )
 
 
-def _classification_loss(
-    logits: jax.Array, matched: jax.Array, valid: jax.Array, truth: Runs, bg_weight: float
-) -> jax.Array:
-    """[rounds, batch] cross-entropy of the segments, the mean weighted by the weights of their targets."""
-    no_action = logits.shape[-1] - 1
-    label = jnp.take_along_axis(truth.label, jnp.maximum(matched, 0), axis=1)
-    target = jnp.where(matched >= 0, label, no_action)
-    weight = jnp.where(valid, jnp.where(target == no_action, bg_weight, 1.0), 0.0)
-    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    chosen = jnp.sum(jax.nn.one_hot(target, no_action + 1) * log_probability, axis=-1)
-    total = jnp.sum(weight, axis=1)
-    return -jnp.sum(weight * chosen, axis=2) / jnp.where(total > 0, total, 1.0)
-
-
-def _mask_losses(logits: jax.Array, inside: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def mask_losses(logits: jax.Array, inside: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Focal and dice loss of every segment's mask.
 
     Args:
-        logits: [rounds, batch, runs, time].
+        logits: [..., batch, runs, time].
         inside: [batch, runs, time] bool, the target.
-        mask: [batch, time] bool.
+        mask: [batch, time] bool, True = valid.
 
     Returns:
-        Two arrays [rounds, batch, runs].
+        Two arrays [..., batch, runs].
     """
     frame = mask[:, None, :]
     logits = logits.astype(jnp.float32)
@@ -173,3 +159,17 @@ def _mask_losses(logits: jax.Array, inside: jax.Array, mask: jax.Array) -> tuple
     sizes = jnp.sum(probability, axis=-1) + jnp.sum(inside, axis=-1)
     dice = 1 - (2 * common + 1) / (sizes + 1)
     return focal, dice
+
+
+def _classification_loss(
+    logits: jax.Array, matched: jax.Array, valid: jax.Array, truth: Runs, bg_weight: float
+) -> jax.Array:
+    """[rounds, batch] cross-entropy of the segments, the mean weighted by the weights of their targets."""
+    no_action = logits.shape[-1] - 1
+    label = jnp.take_along_axis(truth.label, jnp.maximum(matched, 0), axis=1)
+    target = jnp.where(matched >= 0, label, no_action)
+    weight = jnp.where(valid, jnp.where(target == no_action, bg_weight, 1.0), 0.0)
+    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    chosen = jnp.sum(jax.nn.one_hot(target, no_action + 1) * log_probability, axis=-1)
+    total = jnp.sum(weight, axis=1)
+    return -jnp.sum(weight * chosen, axis=2) / jnp.where(total > 0, total, 1.0)

@@ -349,7 +349,7 @@ class Refiner(nnx.Module):
             rngs: makes dropout active; None for evaluation.
         """
         found = runs(labels, labels != NO_LABEL, capacity)
-        queries = self.segment_queries(found, memory.frames)
+        queries = segment_queries(self, found, memory.frames)
         positions = sinusoid_table(labels.shape[1], queries.shape[-1])
 
         state = jnp.zeros_like(queries)
@@ -361,17 +361,23 @@ class Refiner(nnx.Module):
         masks = jnp.einsum("rbnc,btc->rbnt", self.mask_head(refined), memory.mask_features)
         return RefinerOutput(labels, found, self.class_head(refined).astype(jnp.float32), masks.astype(jnp.float32))
 
-    def segment_queries(self, found: Runs, frames: jax.Array) -> jax.Array:
-        """[batch, runs, 2 * segment_dim] queries: what the frames of a run look like, beside an embedding of its label.
 
-        Args:
-            found: runs of the backbone's labels.
-            frames: [batch, time, inner_dim], 0 outside the mask.
-        """
-        # The mean over a run and the linear map commute; there are fewer runs than frames.
-        appearance = self.feat_proj(run_means(found, frames))
-        onehot = jax.nn.one_hot(found.label, self.sizes.num_classes, dtype=appearance.dtype)
-        return jnp.concatenate([appearance + self.onehot_proj(onehot), self.label_embedding(found.label)], axis=-1)
+def segment_queries(network: nnx.Module, found: Runs, frames: jax.Array) -> jax.Array:
+    """What the frames of a run look like, beside an embedding of its label.
+
+    Args:
+        network: holds `feat_proj`, `onehot_proj` and `label_embedding`.
+        found: runs of the backbone's labels.
+        frames: [batch, time, inner_dim], 0 outside the mask.
+
+    Returns:
+        [batch, runs, 2 * segment_dim].
+    """
+    # The mean over a run and the linear map commute; there are fewer runs than frames.
+    appearance = network.feat_proj(run_means(found, frames))
+    onehot = jax.nn.one_hot(found.label, network.label_embedding.num_embeddings, dtype=appearance.dtype)
+    label = network.onehot_proj(onehot)
+    return jnp.concatenate([appearance + label, network.label_embedding(found.label)], axis=-1)
 
 
 def _layer_norm(width: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
