@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from typing import Any
 
@@ -21,6 +22,7 @@ from etils import epath
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; errors of users end in one message and exit status 1."""
     args = _parser().parse_args(argv)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of files that it does not need
     try:
         return args.run(args)
     except (ValueError, FileNotFoundError) as err:

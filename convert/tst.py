@@ -72,20 +72,18 @@ def convert(
     buffers = {key: value for key, value in state.items() if _is_buffer(key, family)}
     weights = {key: value for key, value in state.items() if key not in buffers}
     config, notes = config_for(family, state, dataset, settings or {}, source)
-    network = _networks(family, config)
-    shapes = {path: leaf.shape for path, leaf in flatten({k: n.shapes() for k, n in network.items()}).items()}
+    networks = _networks(family, config)
+    shapes = {path: leaf.shape for path, leaf in flatten({k: n.shapes() for k, n in networks.items()}).items()}
     report = family.table.to_ours(weights, shapes)
     problems, allowed = _sorted_problems(report, allow_missing, allow_extra)
     problems += _buffer_problems(family, buffers, config)
     if problems:
         raise ValueError(f"{source} ({family.name}) does not fit its network:\n  " + "\n  ".join(problems))
     params, types = _float32(report)
-    if report.missing:
-        fresh = flatten({name: n.init(jax.random.key(0)) for name, n in network.items()})
-        params |= {path: np.asarray(fresh[path]) for path in shapes if path not in params}
+    params |= _fresh(networks, [path for path in shapes if path not in params])
     meta = {
         "system": "tst",
-        "stage": "tst" if family.refined else family.backbone,
+        "stage": family.stage,
         "stage_index": 0,
         "config": json.loads(config.to_json_best_effort()),
         "class_names": _class_names(family, config.data.num_classes, class_names, notes),
@@ -97,11 +95,17 @@ def convert(
 
 
 def save(converted: Converted, folder: epath.Path) -> None:
-    """Writes the model checkpoint, and beside it the diffusion buffers as they were."""
-    model = {"params": unflatten(converted.params), "batch_stats": {}}
-    checkpoints.save_model(folder, model, converted.meta)
+    """Writes the model checkpoint, and beside it the diffusion buffers as they were.
+
+    Raises:
+        ValueError: `folder` holds a model already.
+    """
+    if checkpoints.has_model(folder):
+        raise ValueError(f"{folder} holds a model already; choose another folder or delete it")
     if converted.buffers:
         write_npz(folder / BUFFER_FILE, converted.buffers)
+    model = {"params": unflatten(converted.params), "batch_stats": {}}
+    checkpoints.save_model(folder, model, converted.meta)
 
 
 def back(folder: epath.Path) -> dict[str, np.ndarray]:
@@ -118,7 +122,7 @@ def back(folder: epath.Path) -> dict[str, np.ndarray]:
         with (folder / BUFFER_FILE).open("rb") as file, np.load(file) as stored:
             return {**stored, **state}
     if family.backbone == "diffact":
-        schedule = _schedule(meta["config"]["backbone"]["diffusion"]["timesteps"])
+        schedule = diffusion.schedule_buffers(meta["config"]["backbone"]["diffusion"]["timesteps"])
         return {family.prefix + name: values for name, values in schedule.items()} | state
     return state
 
@@ -176,18 +180,12 @@ def _is_buffer(key: str, family: Family) -> bool:
     return family.backbone == "diffact" and key.removeprefix(family.prefix) in tst_tables.BUFFERS
 
 
-def _schedule(timesteps: int) -> dict[str, np.ndarray]:
-    """The buffers of a cosine schedule by their PyTorch names, float64 [timesteps]."""
-    schedule = diffusion.cosine_schedule(timesteps)
-    return {name: np.asarray(getattr(schedule, name)) for name in tst_tables.BUFFERS}
-
-
 def _buffer_problems(family: Family, buffers: Mapping[str, np.ndarray], config: ConfigDict) -> list[str]:
     """Buffers that are missing or not those of a cosine schedule: such a file was trained with another diffusion."""
     if family.backbone != "diffact":
         return []
     problems = []
-    for name, expected in _schedule(config.backbone.diffusion.timesteps).items():
+    for name, expected in diffusion.schedule_buffers(config.backbone.diffusion.timesteps).items():
         found = buffers.get(family.prefix + name)
         if found is None:
             problems.append(f"missing    {family.prefix}{name} {shape_text(expected.shape)}")
@@ -206,11 +204,21 @@ def _buffer_problems(family: Family, buffers: Mapping[str, np.ndarray], config: 
 
 def _networks(family: Family, config: ConfigDict) -> dict[str, Network]:
     """The networks whose parameters the file should hold, by their place in the model."""
-    adapter = adapters.ADAPTERS[config.backbone.kind](config)
+    adapter = adapters.make(config)
     networks = {"backbone": adapter.network}
     if family.refined:
-        networks["refiner"] = adapters.refiner_network(config, adapter)
+        networks["refiner"] = adapters.refiner_network(config, adapter.feature_dim)
     return networks
+
+
+def _fresh(networks: Mapping[str, Network], paths: list[str]) -> dict[str, np.ndarray]:
+    """Initial values of the parameters at `paths`; the compiler leaves out all others."""
+
+    def initial(key: jax.Array) -> dict[str, jax.Array]:
+        every = flatten({name: network.init(key) for name, network in networks.items()})
+        return {path: every[path] for path in paths}
+
+    return {path: np.asarray(value) for path, value in jax.jit(initial)(jax.random.key(0)).items()} if paths else {}
 
 
 def _sorted_problems(report: Report, allow_missing: str | None, allow_extra: str | None) -> tuple[list[str], list[str]]:
@@ -239,7 +247,7 @@ def _class_names(family: Family, count: int, mapping: epath.PathLike | None, not
     """Names by class index: DiffAct counts the lines of mapping.txt, TST reads the ids written there."""
     if mapping is None:
         notes.append(
-            "class names are not in the file: class_00, class_01, ...; give them with --class-names mapping.txt"
+            "class names are not in the file: class_00, class_01, ...; evaluation needs --class-names mapping.txt"
         )
         return [f"class_{index:02d}" for index in range(count)]
     names = read_mapping(mapping, class_index="written_id" if family.refined else "line_number")

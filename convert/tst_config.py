@@ -42,7 +42,7 @@ class Family:
         backbone: `config.backbone.kind`.
         prefix: what stands before the backbone's keys.
         table: names of all its arrays.
-        refined: whether the TST refiner is in the file.
+        stage: the stage of our training that ends with such a model.
     """
 
     name: str
@@ -50,17 +50,22 @@ class Family:
     backbone: str
     prefix: str
     table: Table
-    refined: bool
+    stage: str
+
+    @property
+    def refined(self) -> bool:
+        """Whether the TST refiner is in the file."""
+        return self.stage == "tst"
 
 
 FAMILIES = (
     Family("TST on DiffAct", "adapter.backbone.decoder.module.", "diffact", "adapter.backbone.",
-           tst_tables.combined(tst_tables.DIFFACT), True),
+           tst_tables.combined(tst_tables.DIFFACT), "tst"),
     Family("TST on ASFormer", "adapter.backbone.shared_layers.", "asformer", "adapter.backbone.",
-           tst_tables.combined(tst_tables.ASRF), True),
-    Family("DiffAct", "decoder.module.", "diffact", "", tst_tables.alone(tst_tables.DIFFACT), False),
-    Family("ASFormer with ASRF", "shared_layers.", "asformer", "", tst_tables.alone(tst_tables.ASRF), False),
-    Family("ASFormer", "decoders.", "asformer_plain", "", tst_tables.alone(tst_tables.ASFORMER), False),
+           tst_tables.combined(tst_tables.ASRF), "tst"),
+    Family("DiffAct", "decoder.module.", "diffact", "", tst_tables.alone(tst_tables.DIFFACT), "diffact"),
+    Family("ASFormer with ASRF", "shared_layers.", "asformer", "", tst_tables.alone(tst_tables.ASRF), "asformer"),
+    Family("ASFormer", "decoders.", "asformer_plain", "", tst_tables.alone(tst_tables.ASFORMER), "asformer"),
 )  # fmt: skip
 
 
@@ -236,9 +241,11 @@ def _check_condition(family: Family, state: Mapping[str, np.ndarray], config: Co
     width = query.shape[1] - own.shape[0]
     extra = {-1: config.data.feature_dim, -2: config.data.num_classes}  # the input, the encoder's prediction
     layers = tuple(config.backbone.encoder.feature_layers)
-    if sum(extra.get(layer, config.backbone.encoder.width) for layer in layers) != width:
+    encoder = config.backbone.encoder
+    known = all(-2 <= layer < encoder.num_layers for layer in layers)
+    if not known or sum(extra.get(layer, encoder.width) for layer in layers) != width:
         raise ValueError(
-            f"{source}: the condition has {width} channels, which the feature layers {layers} of width "
-            f"{config.backbone.encoder.width} do not make up. Say which layers it has: "
+            f"{source}: the condition has {width} channels, which the feature layers {layers} of an encoder with "
+            f"{encoder.num_layers} layers of width {encoder.width} do not make up. Say which layers it has: "
             "--set backbone.encoder.feature_layers=[...] (-1: the input, -2: the encoder's prediction)"
         )

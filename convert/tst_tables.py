@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actloc_jax.ops import diffusion
 from convert.mapping import Rule, Table
 
 DIFFACT_LAYER = Table(
@@ -87,20 +88,7 @@ def combined(backbone: Table) -> Table:
 
 
 # Names of the diffusion schedule's buffers in a DiffAct state dict; they are not parameters.
-BUFFERS = (
-    "betas",
-    "alphas_cumprod",
-    "alphas_cumprod_prev",
-    "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod",
-    "posterior_variance",
-    "posterior_log_variance_clipped",
-    "posterior_mean_coef1",
-    "posterior_mean_coef2",
-)
+BUFFERS = tuple(diffusion.schedule_buffers(1))
 
 
 def alone(backbone: Table) -> Table:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from actloc_jax.ops import diffusion
-from convert.tst_tables import BUFFERS
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -104,8 +103,7 @@ def random_state(shapes: Shapes, seed: int = 0) -> dict[str, np.ndarray]:
 
 def buffers(prefix: str = "", timesteps: int = 1000) -> dict[str, np.ndarray]:
     """The buffers of the diffusion schedule, float64 [timesteps]."""
-    schedule = diffusion.cosine_schedule(timesteps)
-    return {prefix + name: np.asarray(getattr(schedule, name)) for name in BUFFERS}
+    return {prefix + name: values for name, values in diffusion.schedule_buffers(timesteps).items()}
 
 
 def _with_biases(weights: Shapes, prefix: str) -> Shapes:

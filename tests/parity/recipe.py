@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from actloc_jax.ops import diffusion
+
 
 def draw(meta: dict[str, Any]) -> dict[str, np.ndarray]:
     """The state dict described by a case's `weights_recipe` and `weight_keys`.
@@ -32,19 +34,13 @@ def draw(meta: dict[str, Any]) -> dict[str, np.ndarray]:
     for key in sorted(shapes):
         shape = tuple(shapes[key])
         if key.rsplit(".", 1)[-1] in recipe["buffer_names"]:
-            weights[key] = _schedule(shape[0])[key.rsplit(".", 1)[-1]]
+            weights[key] = diffusion.schedule_buffers(shape[0])[key.rsplit(".", 1)[-1]]
             continue
         value = _value(rng.standard_normal(shape), key, recipe["value"])
         for part, factor in multipliers.items():
             value = value * factor if len(shape) >= 2 and part in key else value
         weights[key] = value.astype(np.float32)
     return {key: weights[key] for key in shapes}
-
-
-def _schedule(timesteps: int) -> dict[str, np.ndarray]:
-    from actloc_jax.ops import diffusion
-
-    return diffusion.schedule(timesteps)._asdict()
 
 
 def _value(z: np.ndarray, key: str, rules: dict[str, str]) -> np.ndarray:
