@@ -186,7 +186,7 @@ def evaluate(
     counts = np.zeros([len(overlaps), 3])
     for video, truth in truths.items():
         predicted_labels, true_labels = np.asarray(predictions[video]), np.asarray(truth)
-        correct += np.count_nonzero(predicted_labels[: len(true_labels)] == true_labels)
+        correct += int(np.count_nonzero(predicted_labels[: len(true_labels)] == true_labels))
         frames += len(true_labels)
         predicted_segments = segments(predicted_labels, background=background, segment_end=segment_end)
         true_segments = segments(true_labels, background=background, segment_end=segment_end)
@@ -199,7 +199,7 @@ def evaluate(
                 raise ValueError(f"video {video}: {error}") from error
     scores = {"Acc": 100.0 * correct / frames, "Edit": float(np.mean(edits))}
     for overlap, row in zip(overlaps, counts, strict=True):
-        scores[f"F1@{round(100 * overlap)}"] = f1_score(*row, epsilon=f1_epsilon)
+        scores[f"F1@{round(100 * overlap)}"] = f1_score(*row.tolist(), epsilon=f1_epsilon)
     return scores
 
 
