@@ -26,6 +26,7 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Model to evaluate or to predict with: a converted folder or a workdir; default: --workdir."
 )
 _INPUTS = flags.DEFINE_list("inputs", [], "predict: files or folders, separated by commas.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "When a run fails, also show where in the code it did.")
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     os.path.join(os.path.expanduser("~"), ".cache", "actloc_jax", "xla"),
@@ -53,8 +54,9 @@ def main(argv: list[str]) -> None:
     try:
         initialise_distributed()
         status = _run()
-    except (ValueError, FileNotFoundError) as error:
-        logging.getLogger(__name__).debug("", exc_info=True)
+    except (ValueError, OSError) as error:
+        if _TRACEBACK.value:
+            raise
         sys.exit(f"error: {error}")
     except Interrupted as error:
         print(error, file=sys.stderr)

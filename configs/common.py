@@ -81,7 +81,7 @@ def tst_stage(learning_rate: float, learning_rate_transformer: float, inputs: st
             "batch_size": 1,
             "accumulate": 1,
             "no_action_weight": 0.1,
-            "evaluate": "auto",  # auto: epochs 0-30, then every 5th | a number of epochs
+            "evaluate_every": 0,  # epochs; 0: after epochs 0-30, then every 5th, as published
         }
     )
 
@@ -97,7 +97,7 @@ def tst_finetune() -> ConfigDict:
             "batch_size": 1,
             "accumulate": 1,
             "no_action_weight": 0.1,
-            "evaluate": "auto",
+            "evaluate_every": 0,
         }
     )
 
@@ -168,14 +168,15 @@ def tst_demo(config: ConfigDict) -> ConfigDict:
     if config.backbone.kind == "diffact":
         config.backbone.encoder.update({"num_layers": 7, "width": 24, "feature_layers": (2, 4, 6)})
         config.backbone.decoder.update({"num_layers": 5, "width": 16, "time_dim": 64})
-        config.backbone.diffusion.update({"sampling_steps": 8})
+        config.backbone.diffusion.update({"sampling_steps": 6})
         config.diffact.update({"epochs": 40, "evaluate_every": 40, "batch_size": 4, "accumulate": 1})
     else:
         config.backbone.update({"width": 16, "num_layers": 6, "class_stages": 2, "boundary_stages": 2})
         config.asformer.update({"epochs": 20, "evaluate_every": 20, "batch_size": 4, "accumulate": 1})
-        config.finetune.update({"epochs": 2, "batch_size": 4})
+        config.finetune.update({"epochs": 2, "evaluate_every": 2, "batch_size": 4})
     config.refiner.update({"inner_dim": 24, "segment_dim": 48, "num_layers": 5})
     config.cache.seeds = 4
-    config.tst.update({"epochs": 10, "evaluate": "5", "batch_size": 4, "learning_rate": 2e-3,
-                       "learning_rate_transformer": 1e-3})
+    config.tst.update(
+        {"epochs": 60, "evaluate_every": 60, "batch_size": 4, "learning_rate": 1e-3, "learning_rate_transformer": 3e-4}
+    )
     return config

@@ -248,9 +248,9 @@ def _grouped(schedules: dict[str, Any], options: ConfigDict, steps_per_epoch: in
 
 
 def _evaluate_at(options: ConfigDict) -> Callable[[int], bool]:
-    if options.evaluate == "auto":
+    if options.evaluate_every == 0:
         return lambda epoch: epoch <= AUTO_EVERY_EPOCH or epoch % AUTO_STRIDE == 0
-    return lambda epoch: (epoch + 1) % int(options.evaluate) == 0
+    return lambda epoch: (epoch + 1) % options.evaluate_every == 0
 
 
 def trained_backbone(config: ConfigDict, workdir: epath.Path, adapter: adapters.Adapter) -> Any:

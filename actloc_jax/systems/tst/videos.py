@@ -55,7 +55,8 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
 
     def truth(split: str) -> dict[str, np.ndarray]:
         source = videos.source(split)
-        return {video: source.labels(position) for position, video in enumerate(source.videos)}
+        # As in training, what has no features is cut away.
+        return {video: source.labels(i)[: source.lengths[i]] for i, video in enumerate(source.videos)}
 
     def chance(split: str) -> dict[str, float]:
         training = list(truth(config.data.train_split).values())
