@@ -58,15 +58,15 @@ def refine_with_boundaries(
         boundary_scores: `[time]`, logits or probabilities.
         threshold: see `boundary_peaks`.
         tie_fallback: `"published"` compares the sums of tied labels to an initial best of 0, as the released code
-            does, so that where no sum is positive the label of the span before is used again. `"fixed"` compares the
-            sums with each other only.
+            does, so that where no sum is positive the label of the span before is used again. In the first span,
+            where there is none and the released code fails, and everywhere if `"fixed"`, the sums are only compared
+            with each other.
 
     Returns:
         Labels int64 `[time]`.
 
     Raises:
-        ValueError: if the lengths differ, if `tie_fallback` is unknown, or if the published rule meets a first span
-            that is tied without a positive sum: the released code fails there.
+        ValueError: if the lengths differ or `tie_fallback` is unknown.
     """
     if tie_fallback not in get_args(TieFallback):
         raise ValueError(f"tie_fallback is {tie_fallback!r}; expected one of {', '.join(get_args(TieFallback))}")
@@ -82,12 +82,7 @@ def refine_with_boundaries(
         if len(tied) > 1:
             sums = np.array([class_scores[start:end, label].sum() for label in tied])
             winner = tied[np.argmax(sums)]
-            if tie_fallback == "published" and not sums.max() > 0:
-                if start == 0:
-                    raise ValueError(
-                        f"labels {tied.tolist()} are equally frequent in the first span (frames 0 to {end - 1}) and "
-                        "none has a positive score sum: the published rule fails here; use tie_fallback='fixed'"
-                    )
+            if tie_fallback == "published" and start > 0 and not sums.max() > 0:
                 winner = refined[start - 1]
         refined[start:end] = winner
     return refined

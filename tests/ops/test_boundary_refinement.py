@@ -53,11 +53,11 @@ def test_negative_tie_repeats_the_span_before_only_as_published() -> None:
     assert fixed.tolist() == [2, 2, 2, 0, 0, 0, 0]
 
 
-def test_negative_tie_in_the_first_span_fails_only_as_published() -> None:
+@pytest.mark.parametrize("fallback", ["published", "fixed"])
+def test_negative_tie_in_the_first_span_goes_to_the_larger_sum(fallback: str) -> None:
     scores, none = _scores([0, 0, 1, 1], high=-1), np.full(4, -9, np.float32)
-    with pytest.raises(ValueError, match="tie_fallback='fixed'"):
-        refinement.refine_with_boundaries(scores, none)
-    assert refinement.refine_with_boundaries(scores, none, tie_fallback="fixed").tolist() == [0] * 4
+    scores[3, 1] = -0.5
+    assert refinement.refine_with_boundaries(scores, none, tie_fallback=fallback).tolist() == [1] * 4
 
 
 def test_bad_arguments_are_named() -> None:
