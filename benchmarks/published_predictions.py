@@ -47,7 +47,7 @@ class Published:
         predictions: folder of the predictions in it.
         model: how the files of the model begin, up to `_split<k>.npz`.
         background: class indices that are no action.
-        scores: mean over splits, in the order of `METRICS`; NaN where not given.
+        scores: mean over splits, in the order of `METRICS`.
     """
 
     data: str
@@ -124,12 +124,11 @@ def contains(segments: metrics.Segments, frames: Sequence[int]) -> bool:
     return bool(np.all((segments.starts <= frames) & (frames < segments.ends)))
 
 
-def count(name: str, root: pathlib.Path, folder: SegmentationFolder) -> tuple[Expected, str]:
-    """Reads all labels and splits of a data set.
+def print_count(name: str, root: pathlib.Path, folder: SegmentationFolder) -> bool:
+    """Reads all labels and splits of a data set and prints a row of the table.
 
     Returns:
-        What was found, to compare with the expected; one line that says so, with the number of segments and of videos
-        whose segments agree with the point annotations.
+        Whether all is as expected, every segment contains its point annotation, and every video is tested once.
     """
     rate = EXPECTED[name].frames_per_timestamp
     videos = sorted(path.stem for path in (folder.root / "groundTruth").iterdir())
@@ -140,13 +139,15 @@ def count(name: str, root: pathlib.Path, folder: SegmentationFolder) -> tuple[Ex
     lengths = [len(one) for one in labels.values()]
     splits = tuple((len(folder.videos("train", k)), len(folder.videos("test", k))) for k in folder.splits())
     found = Expected(len(videos), sum(lengths), folder.num_classes, min(lengths), max(lengths), splits, rate)
-    tested = [video for split in folder.splits() for video in folder.videos("test", split)]
+    tested_once = sorted(video for k in folder.splits() for video in folder.videos("test", k)) == videos
     sizes = ", ".join(f"{train}/{test}" for train, test in splits)
-    line = (
-        f"{name:10s} {found.videos:6d} {found.frames:9d} {sum(map(len, runs.values())):9d} {found.classes:8d}  "
-        f"{found.shortest}..{found.longest}  {agreeing:5d}  {'yes' if sorted(tested) == videos else 'NO'}  {sizes}"
+    print(
+        f"{name:10s} {found.videos:6d} {found.frames:8d} {sum(map(len, runs.values())):8d} {found.classes:7d} "
+        f"{f'{found.shortest}..{found.longest}':>12s} {agreeing:6d} {'yes' if tested_once else 'NO':>6s}  {sizes}"
     )
-    return found, line
+    if found != EXPECTED[name]:
+        print(f"    DIFFERS: found {found}, expected {EXPECTED[name]}")
+    return found == EXPECTED[name] and agreeing == found.videos and tested_once
 
 
 def read_predictions(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -184,17 +185,14 @@ def differing_frames(folder: SegmentationFolder, paths: Iterable[pathlib.Path], 
 
 def print_counts(data: pathlib.Path, scratch: pathlib.Path) -> bool:
     """Prints the table of the data sets; returns whether all are as expected."""
-    print(
-        f"{'data set':10s} {'videos':>6s} {'frames':>9s} {'segments':>9s} {'classes':>8s}  length  points  tested  splits"
+    titles = (
+        f"{'videos':>6s} {'frames':>8s} {'segments':>8s} {'classes':>7s} {'lengths':>12s} {'points':>6s} {'tested':>6s}"
     )
+    print(f"{'data set':10s} {titles}  train/test")
     as_expected = True
-    for name, expected in EXPECTED.items():
+    for name in EXPECTED:
         folder = open_folder(data / name, scratch)
-        found, line = count(name, data / name, folder)
-        print(line)
-        if found != expected:
-            as_expected = False
-            print(f"    DIFFERS: found {found}, expected {expected}")
+        as_expected &= print_count(name, data / name, folder)
         if name == "gtea":
             paths = sorted((data / name / GTEA[1]).glob("ED-TCN*.npz"))
             differing, compared = differing_frames(folder, paths, every=5)
