@@ -17,7 +17,6 @@ from actloc_jax.results import RESULTS
 from actloc_jax.results.types import Result
 from actloc_jax.systems import api
 from actloc_jax.training import checkpoints, sharding
-from actloc_jax.training.logging import MetricWriter
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,6 @@ def evaluate(
     *,
     checkpoint: epath.PathLike | None = None,
     dataset: api.Dataset | None = None,
-    writer: MetricWriter | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint on `config.data.test_split`; writes predictions, figures and a report into the workdir.
 
@@ -103,7 +101,7 @@ def evaluate(
         config: names the data and how to decode and score; the networks come from the checkpoint.
         workdir: where files go, and where the checkpoint is looked for.
         checkpoint: a model folder or another workdir.
-        dataset, writer: given by the training loop.
+        dataset: given by the training loop, which has checked it.
 
     Returns:
         metrics by source, the system's own answer first.
@@ -131,7 +129,7 @@ def evaluate(
     if jax.process_index() == 0:
         references = {"paper": dict(config.paper)} if config.paper else {}
         references["chance"] = dataset.chance(config.data.test_split)
-        _publish(system, config, dataset, results, metrics, references, workdir, meta, writer)
+        _publish(system, config, dataset, results, metrics, references, workdir)
     return metrics
 
 
@@ -143,16 +141,12 @@ def _publish(
     metrics: dict[str, dict[str, float]],
     references: dict[str, dict[str, float]],
     workdir: epath.Path,
-    meta: dict[str, Any],
-    writer: MetricWriter | None,
 ) -> None:
-    """Writes what a user looks at: prediction files, the table, figures and the report; logs the metrics."""
+    """Writes what a user looks at: prediction files, evaluation.json, figures and the report; prints the table."""
     task = RESULTS[system.task]
     source = next(iter(results))
     task.write(results[source], dataset.class_names, workdir / "predictions")
     log.info("predictions of %d videos: %s", len(results[source]), workdir / "predictions")
-    if writer is not None:
-        writer.write(meta["step"], {f"final/{name}": value for name, value in metrics[source].items()}, stage=meta["stage"])
     workdirs.write_json(workdir / "evaluation.json", {"metrics": metrics, **references})
     report = task.report(
         results, dataset.truth(config.data.test_split), dataset.class_names, metrics, references,

@@ -63,7 +63,7 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, dict[str, fl
                     log.info("%s: nothing left to do", stage.name)
                 else:
                     stage.run()
-            return evaluate.evaluate(config, workdir, dataset=dataset, writer=writer)
+            return evaluate.evaluate(config, workdir, dataset=dataset)
 
 
 def _wandb_options(config: ConfigDict) -> dict[str, str] | None:

@@ -169,7 +169,7 @@ def tst_demo(config: ConfigDict) -> ConfigDict:
         config.backbone.encoder.update({"num_layers": 7, "width": 24, "feature_layers": (2, 4, 6)})
         config.backbone.decoder.update({"num_layers": 5, "width": 16, "time_dim": 64})
         config.backbone.diffusion.update({"sampling_steps": 6})
-        config.diffact.update({"epochs": 40, "evaluate_every": 40, "batch_size": 4, "accumulate": 1})
+        config.diffact.update({"epochs": 40, "evaluate_every": 20, "batch_size": 4, "accumulate": 1})
     else:
         config.backbone.update({"width": 16, "num_layers": 6, "class_stages": 2, "boundary_stages": 2})
         config.asformer.update({"epochs": 20, "evaluate_every": 20, "batch_size": 4, "accumulate": 1})
@@ -177,6 +177,6 @@ def tst_demo(config: ConfigDict) -> ConfigDict:
     config.refiner.update({"inner_dim": 24, "segment_dim": 48, "num_layers": 5})
     config.cache.seeds = 4
     config.tst.update(
-        {"epochs": 60, "evaluate_every": 60, "batch_size": 4, "learning_rate": 1e-3, "learning_rate_transformer": 3e-4}
+        {"epochs": 60, "evaluate_every": 20, "batch_size": 4, "learning_rate": 1e-3, "learning_rate_transformer": 3e-4}
     )
     return config
