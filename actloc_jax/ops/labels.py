@@ -179,6 +179,7 @@ def labels_from_offsets(
     rate: int,
     kind: str | None = None,
     value: int = 0,
+    segment_end: SegmentEnd = "minus_one",
 ) -> np.ndarray:
     """DiffAct's way from sub-sampled class probabilities to a label for every frame.
 
@@ -191,6 +192,7 @@ def labels_from_offsets(
         rate: sub-sampling.
         kind: `"median"`, `"mode"`, `"purge"` or None.
         value: window, or longest purged segment, in frames.
+        segment_end: how a purge counts the last segment; DiffAct counts it one frame too short (`"minus_one"`).
 
     Returns:
         [full_length] int class indices.
@@ -212,5 +214,5 @@ def labels_from_offsets(
     if kind == "mode":
         return mode_filter(labels, value)
     if kind == "purge":
-        return purge_short_segments(labels, value, segment_end="minus_one")
+        return purge_short_segments(labels, value, segment_end=segment_end)
     return labels

@@ -94,6 +94,13 @@ def test_labels_from_offsets_of_a_sure_prediction_give_back_slow_labels():
         label_ops.labels_from_offsets([one_hot], len(truth), rate=1, kind="blur")
 
 
+def test_labels_from_offsets_purge_the_last_frame_only_if_it_is_counted():
+    one_hot = np.eye(3)[np.array([1] * 6 + [2] * 3)]
+    purge = {"rate": 1, "kind": "purge", "value": 3}
+    assert label_ops.labels_from_offsets([one_hot], 9, **purge).tolist() == [1] * 8 + [2]
+    assert label_ops.labels_from_offsets([one_hot], 9, **purge, segment_end="exclusive").tolist() == [1] * 9
+
+
 def test_tst_postprocessing_by_name():
     labels = np.array([1] * 8 + [2] * 2 + [1] * 8)
     for kind in ("purge", "median", "mode"):

@@ -101,7 +101,12 @@ def diffact_predictor(config: ConfigDict, adapter: adapters.Adapter) -> Predicto
             own = [rows[index] for index in indices]
             lines = [outputs["probabilities"][index, : rows[index].frames] for index in indices]
             labels = label_ops.labels_from_offsets(
-                lines, own[0].total_frames, rate=rate, kind=kind, value=config.decode.postprocess_size
+                lines,
+                own[0].total_frames,
+                rate=rate,
+                kind=kind,
+                value=config.decode.postprocess_size,
+                segment_end="minus_one" if config.quirks.diffact_last_frame_uncounted else "exclusive",
             )
             confidence = np.repeat(label_ops.average_offsets(lines).max(axis=1), rate)
             results.append(FrameLabels(video, labels.astype(np.int32), _to_length(confidence, len(labels))))
