@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from actloc_jax.layers.functional import Network, Params
 from actloc_jax.ops import labels as label_ops
+from actloc_jax.results import segmentation
+from actloc_jax.results.types import FrameLabels
 from actloc_jax.systems.tst import inference
 from actloc_jax.systems.tst.inference import FramePrediction
 from actloc_jax.systems.tst.refiner import Refiner, RefinerOutput, RefinerSizes
@@ -146,6 +150,16 @@ def check_predicted_files(case: Case) -> None:
             labels = _postprocessed(labels, **config["postprocess"][dataset])
         found = label_ops.repeat_frames(labels, rate)
         np.testing.assert_array_equal(found, arrays[f"{run}/frames"], err_msg=run)
+    _check_file(found, config["n_classes"])
+
+
+def _check_file(labels: np.ndarray, num_classes: int) -> None:
+    """The file that the case's notes describe: header, then the names joined by blanks, no newline at the end."""
+    names = [f"action{index}" for index in range(num_classes)]
+    with tempfile.TemporaryDirectory() as folder:
+        segmentation.write([FrameLabels("v0", labels)], names, epath.Path(folder))
+        text = (epath.Path(folder) / "v0").read_text()
+    assert text == "### Frame level recognition: ###\n" + " ".join(names[label] for label in labels)
 
 
 def _postprocessed(labels: np.ndarray, type: str, value: int) -> np.ndarray:
