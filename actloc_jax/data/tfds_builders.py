@@ -1,8 +1,13 @@
 """Segmentation data prepared with tensorflow-datasets (ArrayRecord files, no TensorFlow): the form for Cloud TPU jobs.
 
-    python -m actloc_jax.data.tfds_builders data/gtea gs://bucket/prepared --split=1
+    python -m actloc_jax.data.tfds_builders data/gtea gs://bucket/prepared
 
-writes the records of an MS-TCN folder; `TfdsSource` reads them back equal to those of the folder.
+checks an MS-TCN folder, writes each of its videos once, with the bundles of all splits beside them, and prints the
+folder of the prepared data. A config reads them, without the original folder, with
+
+    --config.data.source=tfds --config.data.tfds_dir=<that folder>
+
+`TfdsSource` gives records equal to those of the folder.
 """
 
 from __future__ import annotations
@@ -15,16 +20,21 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from actloc_jax.data import problems
+from actloc_jax.data.feature_files import LAYOUTS
 from actloc_jax.data.samples import Record
 from actloc_jax.data.segmentation import SegmentationFolder, SegmentationSource
 
+RECORDS = "videos"  # the one split that tfds sees; the splits of the data set are in the metadata
+
 
 class SegmentationFolderBuilder(tfds.core.GeneratorBasedBuilder):
-    """Copies the records of an MS-TCN folder. The order of the bundles is kept, hence no shuffling.
+    """Copies the records of an MS-TCN folder. Their order is kept, hence no shuffling.
 
     Args:
-        sources: subset ("train", "test", ...) -> records.
-        config_name: sub-folder of the prepared data, e.g. `gtea_split1`.
+        source: all records, each video once.
+        bundles: split name ("train.split1", ...) -> its videos.
+        config_name: sub-folder of the prepared data, e.g. `gtea`.
         data_dir: where prepared data are kept.
     """
 
@@ -33,8 +43,11 @@ class SegmentationFolderBuilder(tfds.core.GeneratorBasedBuilder):
     # Else tfds looks for download checksums beside the code, by way of importlib_resources, which it does not declare.
     code_path = None
 
-    def __init__(self, sources: dict[str, SegmentationSource], config_name: str, data_dir: epath.PathLike) -> None:
-        self._sources = sources
+    def __init__(
+        self, source: SegmentationSource, bundles: dict[str, list[str]], config_name: str, data_dir: epath.PathLike
+    ) -> None:
+        self._source = source
+        self._bundles = bundles
         super().__init__(
             data_dir=data_dir,
             config=tfds.core.BuilderConfig(name=config_name),
@@ -42,8 +55,7 @@ class SegmentationFolderBuilder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        first = next(iter(self._sources.values()))
-        features = first.record(0)["features"]
+        features = self._source.record(0)["features"]
         shape = (*features.shape[:-2], None, features.shape[-1])
         return tfds.core.DatasetInfo(
             builder=self,
@@ -55,20 +67,21 @@ class SegmentationFolderBuilder(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             metadata=tfds.core.MetadataDict(
-                class_names=list(first.class_names),
-                videos={subset: list(source.videos) for subset, source in self._sources.items()},
-                lengths={subset: list(source.lengths) for subset, source in self._sources.items()},
+                class_names=list(self._source.class_names),
+                videos=list(self._source.videos),
+                lengths=list(self._source.lengths),
+                bundles=self._bundles,
             ),
             disable_shuffling=True,
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Record]]]:
         del dl_manager
-        return {subset: self._generate_examples(source) for subset, source in self._sources.items()}
+        return {RECORDS: self._generate_examples()}
 
-    def _generate_examples(self, source: SegmentationSource) -> Iterator[tuple[int, Record]]:
-        for position in range(len(source)):
-            record = source.record(position)
+    def _generate_examples(self) -> Iterator[tuple[int, Record]]:
+        for position in range(len(self._source)):
+            record = self._source.record(position)
             yield position, {"features": np.ascontiguousarray(record["features"]), "labels": record["labels"]}
 
 
@@ -79,37 +92,44 @@ class TfdsSource:
         directory: folder of the prepared data, as returned by `prepare`.
         class_names: the classes expected, by index.
         videos: which of the prepared videos, in this order; a record's `index` is the position here.
+        feature_dim: expected number of channels, if known.
 
     Raises:
         FileNotFoundError: no prepared data there.
-        ValueError: prepared with other classes, or without some of the videos.
+        ValueError: prepared with other classes, of another width, or without some of the videos.
     """
 
-    def __init__(self, directory: epath.PathLike, class_names: Sequence[str], videos: Sequence[str]) -> None:
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        class_names: Sequence[str],
+        videos: Sequence[str],
+        *,
+        feature_dim: int | None = None,
+    ) -> None:
         builder = _open(directory)
+        channels = builder.info.features["features"].shape[-1]
+        if feature_dim not in (None, channels):
+            raise ValueError(f"{directory} holds features of {channels} channels, expected {feature_dim}")
         metadata = builder.info.metadata
         if tuple(metadata["class_names"]) != tuple(class_names):
             raise ValueError(
                 f"{directory} was prepared with the classes {', '.join(metadata['class_names'])}, expected "
                 f"{', '.join(class_names)}; prepare the data again"
             )
-        places = {
-            video: (subset, position, metadata["lengths"][subset][position])
-            for subset, names in metadata["videos"].items()
-            for position, video in enumerate(names)
-        }
+        places = {video: position for position, video in enumerate(metadata["videos"])}
         missing = [video for video in videos if video not in places]
         if missing or not videos:
             raise ValueError(
                 f"{directory} lacks {len(missing)} of {len(videos)} videos, e.g. {', '.join(missing[:3])}; "
-                "prepare the data again for this split"
+                "prepare the data again"
             )
         self._places = [places[video] for video in videos]
-        self._records = {subset: builder.as_data_source(split=subset) for subset, _, _ in self._places}
+        self._records = builder.as_data_source(split=RECORDS)
         self._labels: dict[int, np.ndarray] = {}
         self.class_names = tuple(class_names)
         self.videos = tuple(videos)
-        self.lengths = tuple(length for _, _, length in self._places)
+        self.lengths = tuple(metadata["lengths"][place] for place in self._places)
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -120,8 +140,7 @@ class TfdsSource:
     def record(self, position: int, epoch: int = 0) -> Record:
         """One video, as `SegmentationSource.record` gives it."""
         del epoch
-        subset, place, _ = self._places[position]
-        stored = self._records[subset][place]
+        stored = self._records[self._places[position]]
         return {
             "video": self.videos[position],
             "index": position,
@@ -148,63 +167,89 @@ def prepared_classes(directory: epath.PathLike) -> tuple[str, ...]:
     return tuple(_open(directory).info.metadata["class_names"])
 
 
-def prepared_videos(directory: epath.PathLike, subset: str) -> tuple[str, ...]:
-    """Videos of a prepared subset, in the order of its bundle.
+def prepared_bundles(directory: epath.PathLike) -> dict[str, tuple[str, ...]]:
+    """Split name ("train.split1", ...) -> its videos, in the order of the bundle."""
+    return {name: tuple(videos) for name, videos in _open(directory).info.metadata["bundles"].items()}
+
+
+def prepared_videos(directory: epath.PathLike, split: str) -> tuple[str, ...]:
+    """Videos of a split such as "train.split1", in the order of its bundle.
 
     Raises:
-        ValueError: the prepared data have no such subset.
+        FileNotFoundError: no prepared data there.
+        ValueError: the prepared data have no such split.
     """
-    videos = _open(directory).info.metadata["videos"]
-    if subset not in videos:
-        raise ValueError(f"{directory} has the subsets {', '.join(videos)}, not {subset!r}")
-    return tuple(videos[subset])
+    bundles = prepared_bundles(directory)
+    if split not in bundles:
+        raise ValueError(f"{directory} was prepared with the splits {', '.join(bundles)}; it has no {split}")
+    return bundles[split]
 
 
 def _open(directory: epath.PathLike) -> tfds.core.DatasetBuilder:
     """The reader of prepared data."""
-    if not (epath.Path(directory) / "dataset_info.json").exists():
+    if not str(directory) or not (epath.Path(directory) / "dataset_info.json").exists():
         raise FileNotFoundError(
-            f"{directory} holds no prepared data (no dataset_info.json); prepare them with "
-            "python -m actloc_jax.data.tfds_builders <data folder> <output folder> --split=<k>"
+            f"{str(directory)!r} holds no prepared data (no dataset_info.json). Prepare them with python -m "
+            "actloc_jax.data.tfds_builders <data folder> <output folder>, and pass the folder that it prints"
         )
     return tfds.builder_from_directory(directory)
 
 
-def prepare(folder: SegmentationFolder, split: int, data_dir: epath.PathLike) -> epath.Path:
-    """Writes the subsets of a split that have a bundle; does nothing if they are prepared already.
+def prepare(folder: SegmentationFolder, data_dir: epath.PathLike) -> epath.Path:
+    """Writes the videos of all splits; does nothing if they are prepared already.
+
+    Args:
+        folder: the data set.
+        data_dir: where prepared data are kept; those of this folder get its name.
 
     Returns:
         The folder of the prepared data, for `TfdsSource`.
+
+    Raises:
+        FileNotFoundError: the folder has no splits.
+        ValueError: there are errors in the data; all are listed.
     """
-    sources = {
-        subset: folder.source(subset, split)
-        for subset in ("train", "val", "test")
-        if folder.bundle_path(subset, split).exists()
-    }
-    if not sources:
-        folder.videos("train", split)  # raises the error that says which bundles exist
-    builder = SegmentationFolderBuilder(sources, f"{folder.root.name}_split{split}", data_dir)
+    splits = folder.splits()
+    found, bundles = [], {}
+    for split in splits or [1]:
+        for subset in ("train", "val", "test"):
+            if subset == "val" and not folder.bundle_path(subset, split).exists():
+                continue
+            bundles[f"{subset}.split{split}"] = folder.videos(subset, split)
+            # All splits share their videos, so that reading the values once is enough.
+            found += problems.find_problems(folder, subset, split, read_values=split == splits[0])
+    problems.require_no_errors(dict.fromkeys(found))
+    videos = list(dict.fromkeys(video for bundle in bundles.values() for video in bundle))
+    source = SegmentationSource(folder, videos, name=str(folder.root))
+    builder = SegmentationFolderBuilder(source, bundles, folder.root.name, data_dir)
     builder.download_and_prepare()
     return epath.Path(builder.data_dir)
 
 
 def main() -> None:
     """Prepares a data folder from the command line."""
-    parser = argparse.ArgumentParser(description="Prepare an MS-TCN data folder as ArrayRecord files.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="data folder with features/, groundTruth/, mapping.txt and splits/")
     parser.add_argument("data_dir", help="where prepared data are kept")
-    parser.add_argument("--split", type=int, default=1, help="number of the split")
-    parser.add_argument("--layout", default="auto", help="axes of the feature files; see feature_files.py")
+    parser.add_argument("--layout", default="auto", help="axes of the feature files: " + ", ".join(LAYOUTS))
     parser.add_argument("--feature_dim", type=int, default=None, help="expected number of channels")
-    parser.add_argument("--class_index", default="written_id", choices=["written_id", "line_number"])
-    arguments = parser.parse_args()
-    folder = SegmentationFolder(
-        arguments.folder,
-        layout=arguments.layout,
-        feature_dim=arguments.feature_dim,
-        class_index=arguments.class_index,
+    parser.add_argument(
+        "--class_index",
+        default="written_id",
+        choices=["written_id", "line_number"],
+        help="what numbers the classes: the id in mapping.txt, or its line",
     )
-    print(prepare(folder, arguments.split, arguments.data_dir))
+    arguments = parser.parse_args()
+    try:
+        folder = SegmentationFolder(
+            arguments.folder,
+            layout=arguments.layout,
+            feature_dim=arguments.feature_dim,
+            class_index=arguments.class_index,
+        )
+        print(prepare(folder, arguments.data_dir))
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

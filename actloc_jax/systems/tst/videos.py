@@ -61,7 +61,7 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
     def chance(split: str) -> dict[str, float]:
         training = list(truth(config.data.train_split).values())
         return metrics.chance(
-            training, truth(split), videos.class_names, background=config.eval.background,
+            training, truth(split), videos.class_names, background=tuple(config.eval.background),
             segment_end=config.eval.segment_end,
         )  # fmt: skip
 
@@ -121,20 +121,25 @@ def _open_demo(config: ConfigDict, workdir: epath.Path) -> _Videos:
 
 
 def _open_prepared(config: ConfigDict, workdir: epath.Path) -> _Videos:
-    """Records that `python -m actloc_jax.data.tfds_builders` has prepared and checked."""
+    """Records that `python -m actloc_jax.data.tfds_builders` has checked and prepared."""
     del workdir
     folder = config.data.tfds_dir
     class_names = tfds_builders.prepared_classes(folder)
+    bundles = tfds_builders.prepared_bundles(folder)
+    hold_out = not config.quirks.test_set_selection
 
     def names(split: str) -> Sequence[str]:
-        subset, _ = _subset(split)
-        prepared = lambda subset: tfds_builders.prepared_videos(folder, subset)  # noqa: E731
-        return prepared(subset) if config.quirks.test_set_selection else _held_out(subset, prepared)
+        subset, number = _subset(split)
+        if hold_out and f"val.split{number}" not in bundles:
+            return _held_out(subset, lambda subset: tfds_builders.prepared_videos(folder, f"{subset}.split{number}"))
+        return tfds_builders.prepared_videos(folder, split)
 
     return _Videos(
         place=folder,
         class_names=class_names,
-        source=lambda split: tfds_builders.TfdsSource(folder, class_names, names(split)),
+        source=lambda split: tfds_builders.TfdsSource(
+            folder, class_names, names(split), feature_dim=config.data.feature_dim
+        ),
         problems=lambda split: [],
     )
 
