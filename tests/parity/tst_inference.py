@@ -16,6 +16,7 @@ from actloc_jax.ops import labels as label_ops
 from actloc_jax.results import segmentation
 from actloc_jax.results.types import FrameLabels
 from actloc_jax.systems.tst import inference
+from actloc_jax.systems.tst.capacity import segment_capacities
 from actloc_jax.systems.tst.inference import FramePrediction
 from actloc_jax.systems.tst.refiner import Refiner, RefinerOutput, RefinerSizes
 from tests.parity import params
@@ -39,7 +40,7 @@ class Outputs(NamedTuple):
 class Model:
     """Backbone and refiner of a case, compiled once for videos padded to a common length."""
 
-    def __init__(self, case: Case, sizes: RefinerSizes, margins: list[int]) -> None:
+    def __init__(self, case: Case, sizes: RefinerSizes, margins: list[int], capacity: int) -> None:
         self.weights = params.tst_params(case.weights())
         backbone = network_of(sizes_of(case.config, sizes.num_classes))
         refiner = Network(lambda rngs: Refiner(sizes, rngs=rngs))
@@ -50,7 +51,7 @@ class Model:
             sampled = backbone(
                 weights["backbone"], features, mask, None, condition=frames, noise=noise, method="sample"
             )
-            refined = refiner(weights["refiner"], frames, sampled, mask, features.shape[1])
+            refined = refiner(weights["refiner"], frames, sampled, mask, capacity)
             hybrid = {margin: inference.hybrid(refined, margin) for margin in margins}
             hardmax, soft = inference.hardmax(refined), inference.soft(refined)
             return Outputs(logits, frames, sampled, refined, hardmax, soft, hybrid)
@@ -74,7 +75,8 @@ def check_full(case: Case) -> None:
     videos = sorted({name.split("/")[0] for name in arrays})
     own = [{name.split("/")[1]: arrays[name] for name in arrays if name.startswith(f"{video}/")} for video in videos]
     margins = sorted({int(name.removeprefix("pred_hybrid_margin")) for name in own[0] if "hybrid_margin" in name})
-    model = Model(case, refiner_sizes(case.config["refiner"]), margins)
+    capacity = max(segment_capacities(max(video["labels"].size for video in own)))
+    model = Model(case, refiner_sizes(case.config["refiner"]), margins, capacity)
 
     features = [video["x"][0] for video in own]
     outputs = model(features, [video["noise"] for video in own])
@@ -137,7 +139,8 @@ def check_predicted_files(case: Case) -> None:
     settings = [re.fullmatch(r"(\w+)_([a-z]+)/(\w+)", run).groups() for run in runs]
     rates = [config["sample_rate"][dataset] for dataset, _, _ in settings]
     features = [arrays[f"{video}/features"][:, ::rate] for (_, _, video), rate in zip(settings, rates, strict=True)]
-    model = Model(case, _sizes_from(case.weights(), config["n_classes"]), [inference.HYBRID_MARGIN])
+    capacity = max(segment_capacities(max(video.shape[1] for video in features)))
+    model = Model(case, _sizes_from(case.weights(), config["n_classes"]), [inference.HYBRID_MARGIN], capacity)
     outputs = model(features, [arrays[f"{run}/noise"] for run in runs])
     by_mode = {
         "hardmax": outputs.hardmax.labels,
