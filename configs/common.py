@@ -56,6 +56,7 @@ def tst_quirks(fixed: bool) -> ConfigDict:
         "keep_overhang",
         "diffact_last_frame_uncounted",
         "asformer_window_pattern",
+        "asrf_softmax_over_time",
         "boundary_tie_keeps_previous",
     )
     return ConfigDict({name: not fixed for name in names})
@@ -153,6 +154,16 @@ def tst_train() -> ConfigDict:
             "debug_nans": False,
         }
     )
+
+
+def tst_on_files(config: ConfigDict) -> ConfigDict:
+    """TST on a backbone that has run elsewhere: its outputs lie in `config.cache.folder` (docs/backbones.md)."""
+    config.name += "_files"
+    config.paper = {}
+    config.stages = ("tst",)
+    config.backbone = ConfigDict({"kind": "files", "feature_dim": 64})
+    config.tst.inputs = "cached"
+    return config
 
 
 def tst_demo(config: ConfigDict) -> ConfigDict:

@@ -13,8 +13,8 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: split (1 to 5, or all), stages (names joined by +), demo, fixed."""
-    args = common.parse(arg, split="1", stages="diffact+cache+tst", demo=False, fixed=False)
+    """Arguments: split (1 to 5, or all), stages (names joined by +), demo, fixed, files."""
+    args = common.parse(arg, split="1", stages="diffact+cache+tst", demo=False, fixed=False, files=False)
     config = ConfigDict()
     config.name = "tst_50salads"
     config.system = "tst"
@@ -89,4 +89,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.decode = common.tst_decode("median", 30)
     config.eval = common.tst_eval(config.quirks, last_stage=config.stages[-1])
     config.train = common.tst_train()
+    if args.files:
+        return common.tst_on_files(config)
     return common.tst_demo(config) if args.demo else config

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,17 @@ def read_video(cache: epath.PathLike, seed: int, video: str) -> tuple[np.ndarray
     path = cached_path(cache, seed, video)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; run the stage that fills the cache to its end")
+    return read_frames(path)
+
+
+def read_frames(path: epath.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Reads one file: `frame_features` [time, channels] and `frame_predictions` [time, classes], float32.
+
+    Raises:
+        ValueError: the file is damaged or holds something else.
+    """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False) as file:
             return file["frame_features"].astype(np.float32), file["frame_predictions"].astype(np.float32)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({error}); remove it and fill the cache again") from error
@@ -121,12 +131,17 @@ class CachedSource:
     def __len__(self) -> int:
         return len(self.videos)
 
+    def labels(self, position: int) -> np.ndarray:
+        """Labels of one video at the full frame rate, [time] int32."""
+        return self._videos.labels(position)
+
     def record(self, position: int, epoch: int = 0) -> Record:
         """One video with the backbone's outputs for noise seed `epoch mod n_seeds`.
 
         Returns:
             `video`, `index`, `frame_features` [time, channels] and `frame_predictions` [time, classes] float32,
-            `labels` [time] int32 and `boundary` [time] float32, all at the sub-sampled rate.
+            `labels` [time] int32 and `boundary` [time] float32, all at the sub-sampled rate; `total_frames`, frames of
+            the video at the full rate.
         """
         video = self.videos[position]
         features, predictions = read_video(self.cache, epoch % self.n_seeds, video)
@@ -137,6 +152,7 @@ class CachedSource:
         return {
             "video": video,
             "index": position,
+            "total_frames": len(full_labels),
             "frame_features": features[:time],
             "frame_predictions": predictions[:time],
             "labels": labels[:time],
@@ -145,13 +161,62 @@ class CachedSource:
 
 
 class CachedSample:
-    """A cached record as it is, without the name of the video."""
+    """A cached record as it is, without the name and length of the video."""
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
         del rng
-        sample = {name: value for name, value in record.items() if name != "video"}
+        sample = {name: value for name, value in record.items() if name not in ("video", "total_frames")}
         return sample | {"index": np.int32(record["index"])}
 
     def length(self, frames: int) -> int:
         """Frames of a sample: cached videos are sub-sampled already."""
         return frames
+
+
+class FrameFiles:
+    """Files of frame features and predictions as records without labels, to predict from.
+
+    Args:
+        paths: `.npz` files as `write_video` writes them.
+        sample_rate: video frames per frame of the files.
+        feature_dim: expected channels of the features.
+        num_classes: expected classes of the predictions.
+
+    Raises:
+        ValueError: files that do not fit; all are named.
+    """
+
+    def __init__(self, paths: Sequence[epath.Path], *, sample_rate: int, feature_dim: int, num_classes: int) -> None:
+        self.paths, self._sample_rate = tuple(paths), sample_rate
+        problems, lengths = [], []
+        for path in self.paths:
+            try:
+                features, predictions = read_frames(path)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            lengths.append(len(features))
+            found, expected = (features.shape[1], predictions.shape[1]), (feature_dim, num_classes)
+            if found != expected or len(features) != len(predictions):
+                problems.append(
+                    f"{path} has frame_features {features.shape} and frame_predictions {predictions.shape}; expected "
+                    f"[time, {feature_dim}] and [time, {num_classes}]"
+                )
+        if problems:
+            raise ValueError("the inputs cannot be used:\n  " + "\n  ".join(problems))
+        self.lengths = tuple(lengths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def record(self, position: int, epoch: int = 0) -> Record:
+        """One video, as `CachedSource.record` without labels."""
+        del epoch
+        features, predictions = read_frames(self.paths[position])
+        return {
+            "video": self.paths[position].stem,
+            "index": position,
+            "total_frames": len(features) * self._sample_rate,
+            "frame_features": features,
+            "frame_predictions": predictions,
+        }

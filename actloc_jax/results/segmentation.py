@@ -140,13 +140,8 @@ def report(
 
 
 def _background(class_names: Sequence[str], options: ConfigDict) -> list[int]:
-    unknown = [name for name in options.background if name not in class_names]
-    if unknown:
-        raise ValueError(
-            f"config.eval.background names {', '.join(unknown)}, which the data set does not have; "
-            f"its classes are {', '.join(class_names)}."
-        )
-    return [class_names.index(name) for name in options.background]
+    """Indices of the background classes; names that the data set does not have mean nothing to it."""
+    return [class_names.index(name) for name in options.background if name in class_names]
 
 
 def _rows(results: Results, video: str, truth: Truth | None) -> list[Row]:

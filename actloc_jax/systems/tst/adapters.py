@@ -152,6 +152,7 @@ def asformer_adapter(config: ConfigDict, training_labels: Sequence[np.ndarray] |
         losses = asrf_loss(
             raw.class_logits, raw.boundary_logits, features, batch["labels"], batch["boundary"], batch["mask"],
             class_weights=class_weights, positive_weight=boundary_weight,
+            softmax_axis="time" if config.quirks.asrf_softmax_over_time else "classes",
         )  # fmt: skip
         return _mean_over_videos(losses, batch)
 

@@ -17,7 +17,7 @@ from actloc_jax.ops.boundary_refinement import refine_with_boundaries
 from actloc_jax.results.types import FrameLabels
 from actloc_jax.systems.api import EvalBatch, Predictor
 from actloc_jax.systems.tst import adapters, inference
-from actloc_jax.systems.tst.videos import Row, prediction_batches
+from actloc_jax.systems.tst.videos import FILES, Row, prediction_batches
 from actloc_jax.training.state import Batch
 
 PUBLISHED_SEED_STEP = 111  # the published votes are over the seeds 1, 112, 223, ...
@@ -35,7 +35,8 @@ def tst_predictor(config: ConfigDict, adapter: adapters.Adapter, refiner: Networ
     """
     decode_options = config.decode
     seeds = noise_seeds(decode_options.seed, decode_options.num_seeds if adapter.stochastic else 1)
-    offsets = (0,) if config.quirks.first_offset_only else tuple(range(config.data.sample_rate))
+    single = config.quirks.first_offset_only or config.backbone.kind == FILES
+    offsets = (0,) if single else tuple(range(config.data.sample_rate))
 
     def predict(model: Any, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         del key  # the draws have seeds of their own, so that a video's labels do not depend on its place
@@ -43,7 +44,7 @@ def tst_predictor(config: ConfigDict, adapter: adapters.Adapter, refiner: Networ
 
         def draw(noise_key: jax.Array) -> dict[str, jax.Array]:
             keys = jnp.broadcast_to(noise_key, batch["mask"].shape[:1])
-            frames = adapter.apply(params["backbone"], batch, keys, None)
+            frames = adapter.apply(params.get("backbone", {}), batch, keys, None)
             refined = inference.refine(
                 refiner, params["refiner"], frames.features, frames.predictions, batch["mask"], mode=decode_options.mode
             )
@@ -147,8 +148,9 @@ def frame_predictor(config: ConfigDict, adapter: adapters.Adapter, name: str) ->
 
 
 def _batches(config: ConfigDict, source: Any, offsets: tuple[int, ...]) -> Iterator[EvalBatch]:
+    rate = 1 if config.backbone.kind == FILES else config.data.sample_rate
     return prediction_batches(
-        source, sample_rate=config.data.sample_rate, offsets=offsets, batch_size=config.decode.batch_size,
+        source, sample_rate=rate, offsets=offsets, batch_size=config.decode.batch_size,
         max_buckets=config.data.max_buckets, threads=config.train.threads,
     )
 

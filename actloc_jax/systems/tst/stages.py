@@ -20,6 +20,7 @@ from actloc_jax.layers.functional import flatten
 from actloc_jax.systems.api import Dataset, Predictor, TrainStage
 from actloc_jax.systems.tst import adapters, diffact_losses, losses, predictors
 from actloc_jax.systems.tst.refiner import refiner_group
+from actloc_jax.systems.tst.videos import FILES
 from actloc_jax.training import checkpoints, optimizers, state
 from actloc_jax.training.state import Batch, LossOutput, TrainState
 
@@ -96,7 +97,8 @@ def tst_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Trai
     adapter = adapters.make(config)
     refiner = adapters.refiner_network(config, adapter.feature_dim)
     source = dataset.source(config.data.train_split)
-    cached = options.inputs == "cached"
+    from_files = config.backbone.kind == FILES
+    cached = options.inputs == "cached" or from_files
     train_adapter = adapters.files_adapter(config, adapter.feature_dim) if cached else adapter
     steps_per_epoch = -(-len(source) // options.batch_size)
     schedules = _tst_schedules(options, steps_per_epoch)
@@ -124,7 +126,7 @@ def tst_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Trai
 
     cache = cache_folder(config, workdir)
     return _stage(
-        config, "tst", options, (lambda: CachedSource(cache, source)) if cached else (lambda: source),
+        config, "tst", options, (lambda: CachedSource(cache, source)) if cached and not from_files else (lambda: source),
         CachedSample() if cached else FixedOffsetSample(config.data.sample_rate), steps_per_epoch,
         scratch=scratch,
         warm_start=warm_start,

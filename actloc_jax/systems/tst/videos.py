@@ -13,10 +13,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax.data import batching, feature_files, problems, synthetic, tfds_builders
+from actloc_jax.data.frame_cache import CachedSource, FrameFiles
 from actloc_jax.data.segmentation import SegmentationFolder, SegmentationSource
 from actloc_jax.metrics import segmentation as metrics
 from actloc_jax.systems.api import Dataset, EvalBatch
 
+FILES = "files"  # the backbone that has run before: frame features and predictions lie in config.cache.folder
 HELD_OUT_EVERY = 8  # of the training videos, where validation is asked for and the data set has no val bundle
 
 
@@ -55,6 +57,8 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
 
     def truth(split: str) -> dict[str, np.ndarray]:
         source = videos.source(split)
+        if config.backbone.kind == FILES:
+            return {video: source.labels(i) for i, video in enumerate(source.videos)}
         # As in training, what has no features is cut away.
         return {video: source.labels(i)[: source.lengths[i]] for i, video in enumerate(source.videos)}
 
@@ -103,14 +107,13 @@ def _open_folder(config: ConfigDict, workdir: epath.Path) -> _Videos:
         subset, number = _subset(split)
         if subset == "val" and not folder.bundle_path(subset, number).exists():
             return []  # videos of the training split, which is checked
-        return problems.find_problems(folder, subset, number)
+        return problems.find_problems(folder, subset, number, need_features=config.backbone.kind != FILES)
 
-    return _Videos(
-        place=str(data.root),
-        class_names=folder.class_names,
-        source=lambda split: SegmentationSource(folder, names(split), name=split),
-        problems=found,
-    )
+    def source(split: str) -> Any:
+        videos = SegmentationSource(folder, names(split), name=split)
+        return CachedSource(config.cache.folder, videos) if config.backbone.kind == FILES else videos
+
+    return _Videos(place=str(data.root), class_names=folder.class_names, source=source, problems=found)
 
 
 def _open_demo(config: ConfigDict, workdir: epath.Path) -> _Videos:
@@ -209,23 +212,30 @@ class FeatureFiles:
     __getitem__ = record
 
 
-def open_inputs(config: ConfigDict, meta: dict[str, Any], paths: Sequence[str]) -> FeatureFiles:
-    """The `.npy` files that `paths` (files and folders) name, to predict with a checkpoint.
+def open_inputs(config: ConfigDict, meta: dict[str, Any], paths: Sequence[str]) -> FeatureFiles | FrameFiles:
+    """The feature files (`.npy`; `.npz` of a backbone's outputs) that `paths` name, to predict with a checkpoint.
 
     Raises:
-        FileNotFoundError: a path does not exist or a folder holds no `.npy` files.
+        FileNotFoundError: a path does not exist or a folder holds no such files.
         ValueError: files do not fit the checkpoint; all are named.
     """
     del meta
+    from_backbone = config.backbone.kind == FILES
+    suffix = ".npz" if from_backbone else ".npy"
     files: list[epath.Path] = []
     for name in paths:
         path = epath.Path(name)
         if not path.exists():
-            raise FileNotFoundError(f"--inputs: {path} does not exist; expected a .npy file of features or a folder of them.")
-        found = sorted(path.glob("*.npy")) if path.is_dir() else [path]
+            raise FileNotFoundError(f"--inputs: {path} does not exist; expected a {suffix} file or a folder of them.")
+        found = sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path]
         if not found:
-            raise FileNotFoundError(f"--inputs: {path} holds no .npy files; expected features saved with numpy.save.")
+            raise FileNotFoundError(f"--inputs: {path} holds no {suffix} files; expected one per video.")
         files += found
+    if from_backbone:
+        return FrameFiles(
+            files, sample_rate=config.data.sample_rate, feature_dim=config.backbone.feature_dim,
+            num_classes=config.data.num_classes,
+        )  # fmt: skip
     return FeatureFiles(files, feature_dim=config.data.feature_dim, layout=config.data.layout)
 
 
@@ -239,10 +249,11 @@ def prediction_batches(
     threads: int,
     bucket_lengths: Sequence[int] | None = None,
 ) -> Iterator[EvalBatch]:
-    """Batches with `features`, `mask` and `index`; the rows of a video (one per offset) stay together.
+    """Batches with `features` (or `frame_features` and `frame_predictions`), `mask` and `index`; the rows of a video (one per offset) stay together.
 
     Args:
-        source: `lengths` and `record(position)`.
+        source: `lengths` and `record(position)`; records with `frame_features` (of the backbone "files") are
+            sub-sampled already, and come with `sample_rate` 1.
         sample_rate: frames per kept frame.
         offsets: first frames of the sub-sequences.
         batch_size: videos per batch.
@@ -262,11 +273,16 @@ def prediction_batches(
         samples, rows = [], []
         for position in positions:
             record = source.record(position)
+            index = {"index": np.int32(record["index"])}
+            if "frame_features" in record:
+                frames = {name: record[name] for name in ("frame_features", "frame_predictions")}
+                samples.append(frames | index)
+                rows.append(Row(record["video"], 0, len(frames["frame_features"]), record["total_frames"]))
+                continue
             features = record["features"][0] if record["features"].ndim == 3 else record["features"]
             for offset in offsets:
-                sample = {"features": features[offset::sample_rate], "index": np.int32(record["index"])}
-                samples.append(sample)
-                rows.append(Row(record["video"], offset, len(sample["features"]), len(features)))
+                samples.append({"features": features[offset::sample_rate], **index})
+                rows.append(Row(record["video"], offset, len(samples[-1]["features"]), len(features)))
         samples += [batching.empty_sample(samples[0])] * (rows_per_batch - len(samples))
         longest = max(row.frames for row in rows)
         return EvalBatch(batching.pad_and_stack(samples, batching.bucket_for(longest, buckets)), rows)
