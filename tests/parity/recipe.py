@@ -46,24 +46,37 @@ def draw(meta: dict[str, Any]) -> dict[str, np.ndarray]:
 def _value(z: np.ndarray, key: str, rules: dict[str, str]) -> np.ndarray:
     """Applies the first rule whose condition holds to the standard normal draw `z` of the tensor's shape."""
     for condition, formula in rules.items():
-        if condition != "unused rule" and _holds(condition, key, z.ndim):
+        if condition != "unused rule" and _holds(condition, key, z.shape):
             return _apply(formula, z)
     raise ValueError(f"no rule of the recipe covers {key} of shape {z.shape}")
 
 
-def _holds(condition: str, key: str, ndim: int) -> bool:
-    clauses = re.split(r",\s*|\s+and\s+", condition.removeprefix("other "))
-    return all(_clause_holds(clause.strip(), key, ndim) for clause in clauses)
+_QUOTED = r'"([^"]+)"'
+_CONDITIONS = (  # (what a condition may say, whether it holds for a key and a shape)
+    (
+        r"(>=)?(\d)-D",
+        lambda found, key, shape: len(shape) >= int(found[2]) if found[1] else len(shape) == int(found[2]),
+    ),
+    (r"(?:shape\[2\]|kernel(?: size)?) ?> ?1", lambda found, key, shape: len(shape) > 2 and shape[2] > 1),
+    (_QUOTED + " in key", lambda found, key, shape: found[1] in key),
+    (r"key ends with " + _QUOTED, lambda found, key, shape: key.endswith(found[1])),
+    (
+        rf"key contains (?:(?:any|one) of )?\[?({_QUOTED}(?:(?:, | or |, or ){_QUOTED})*)\]?",
+        lambda found, key, shape: any(part in key for part in re.findall(_QUOTED, found[1])),
+    ),
+)
 
 
-def _clause_holds(clause: str, key: str, ndim: int) -> bool:
-    if dims := re.fullmatch(r"(>=)?(\d)-D", clause):
-        return ndim >= int(dims[2]) if dims[1] else ndim == int(dims[2])
-    if inside := re.fullmatch(r'"([^"]+)" in key|key contains "([^"]+)"', clause):
-        return (inside[1] or inside[2]) in key
-    if ending := re.fullmatch(r'key ends with "([^"]+)"', clause):
-        return key.endswith(ending[1])
-    raise ValueError(f"unknown condition in the recipe: {clause!r}")
+def _holds(condition: str, key: str, shape: tuple[int, ...]) -> bool:
+    """Whether everything that a condition says is true; `other` only refers to the rules before it."""
+    rest, holds = condition.replace("'", '"'), True
+    for pattern, test in _CONDITIONS:
+        while found := re.search(pattern, rest):
+            holds &= test(found, key, shape)
+            rest = rest.replace(found[0], " ", 1)
+    if unknown := set(re.findall(r"\S+", rest)) - {",", "and", "with", "other"}:
+        raise ValueError(f"the recipe's condition {condition!r} says {sorted(unknown)}, which is not known here")
+    return holds
 
 
 def _apply(formula: str, z: np.ndarray) -> np.ndarray:
