@@ -87,7 +87,8 @@ def _run() -> int:
 
         jax.config.update("jax_debug_nans", True)
     if _MODE.value == "inspect":
-        return 1 if inspect.inspect(config, workdir) else 0
+        errors = sum(inspect.inspect(splits.of_split(config, split), workdir) for split in splits.chosen(config))
+        return 1 if errors else 0
     if _MODE.value == "train":
         splits.each(config, workdir, train.train)
     else:

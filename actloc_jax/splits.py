@@ -30,8 +30,8 @@ def each(config: ConfigDict, workdir: epath.Path, run: Callable[[ConfigDict, epa
         metrics by source; arithmetic means over the splits where there are several.
     """
     if config.data.split != "all":
-        return run(_of_split(config, config.data.split), workdir)
-    scores = {k: run(_of_split(config, k), workdir / f"split_{k}") for k in config.data.splits}
+        return run(of_split(config, config.data.split), workdir)
+    scores = {k: run(of_split(config, k), workdir / f"split_{k}") for k in chosen(config)}
     mean = {
         source: {name: float(np.mean([rows[source][name] for rows in scores.values()])) for name in metrics}
         for source, metrics in next(iter(scores.values())).items()
@@ -44,7 +44,13 @@ def each(config: ConfigDict, workdir: epath.Path, run: Callable[[ConfigDict, epa
     return mean
 
 
-def _of_split(config: ConfigDict, split: str | int) -> ConfigDict:
+def chosen(config: ConfigDict) -> tuple[str, ...]:
+    """Numbers of the splits that the config asks for."""
+    return tuple(map(str, config.data.splits)) if config.data.split == "all" else (config.data.split,)
+
+
+def of_split(config: ConfigDict, split: str) -> ConfigDict:
+    """The config with `{split}` filled in everywhere."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.split = split
