@@ -86,7 +86,7 @@ def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_deca
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=output.loss)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema if ema_decay is None else ema_lib.update(state.ema, params, ema_decay)
-        metrics = {"loss": output.loss, "grad_norm": optax.global_norm(grads), **output.metrics}
+        metrics = {"loss": output.loss, "grad_norm": optax.tree.norm(grads), **output.metrics}
         return TrainState(params, output.batch_stats, opt_state, ema, state.step + 1, output.extra), metrics
 
     return step
