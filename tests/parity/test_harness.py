@@ -57,7 +57,7 @@ RECIPE = {
     "value": {
         '1-D and "norm" in key and key ends with "weight"': "1 + 0.1*z",
         "other 1-D": "0.1*z",
-        '3-D, key contains "smooth"': "z2 = 0.2*z + z[:,:,0:1] (tap 0 added to every tap); value = z2/sqrt(prod(shape[1:]))",
+        '3-D, key contains "smooth"': "z2 = 0.2*z + z[:,:,0:1] (tap 0 to all); value = z2/sqrt(prod(shape[1:]))",
         "other >=2-D": "z / sqrt(prod(shape[1:]))",
     },
     "then_multiply_tensors_with_2_or_more_dims_whose_key_contains": {"head": 3.0},
