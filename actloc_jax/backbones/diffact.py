@@ -193,7 +193,8 @@ class Encoder(nnx.Module):
         for layer in self.layers:
             h = layer(h, layer.shares(None, mask), mask, rngs=rngs)
             outputs.append(h)
-        logits = _channels_last(_project(self.conv_out.kernel[...], h, self.conv_out.dtype) + _column(self.conv_out.bias))
+        logits = _project(self.conv_out.kernel[...], h, self.conv_out.dtype) + _column(self.conv_out.bias)
+        logits = _channels_last(logits)
         chosen = [_channels_last(outputs[i]) for i in sorted(set(self.feature_layers) - {RAW_INPUT, PREDICTIONS})]
         before = [x.astype(jnp.float32)] if RAW_INPUT in self.feature_layers else []
         after = [jax.nn.softmax(logits, axis=-1)] if PREDICTIONS in self.feature_layers else []
@@ -263,7 +264,7 @@ class Decoder(nnx.Module):
 
 
 class Trace(NamedTuple):
-    """Every step of a sampling, each [steps, batch, time, classes]: the state before it, the noise and x_0 it predicts."""
+    """Every step of a sampling, each [steps, batch, time, classes]: the state before it, the noise and x_0 predicted."""
 
     x: jax.Array
     noise: jax.Array
@@ -291,7 +292,7 @@ class DiffAct(nnx.Module):
         return instance_norm(x, mask) if self.sizes.use_instance_norm else x
 
     def encode(self, x: jax.Array, mask: jax.Array, *, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
-        """Logits [batch, time, classes] and frame features [batch, time, feature_dim] of `x` [batch, time, input_dim]."""
+        """Logits [batch, time, classes] and features [batch, time, feature_dim] of `x` [batch, time, input_dim]."""
         logits, features, _ = self.encoder(x, mask, rngs=rngs)
         return logits, features
 
@@ -386,7 +387,7 @@ def _noise(given: jax.Array | None, keys: jax.Array, shape: tuple[int, int], ind
 
 def _project(kernel: jax.Array, x: jax.Array, dtype: DTypeLike) -> jax.Array:
     """[in, out] times [in, batch, time] to [out, batch, time] float32, multiplied in `dtype`."""
-    return jnp.einsum("io,ibt->obt", kernel.astype(dtype), x.astype(dtype), preferred_element_type=jnp.float32)
+    return jnp.einsum("io,ibt->obt", kernel.astype(dtype), x.astype(dtype)).astype(jnp.float32)
 
 
 def _column(bias: nnx.Param) -> jax.Array:
