@@ -264,7 +264,7 @@ class Decoder(nnx.Module):
 
 
 class Trace(NamedTuple):
-    """Every step of a sampling, each [steps, batch, time, classes]: the state before it, the noise and x_0 predicted."""
+    """Every step of a sampling, each [steps, batch, time, classes]: state before it, noise and x_0 predicted."""
 
     x: jax.Array
     noise: jax.Array
