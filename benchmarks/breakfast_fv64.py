@@ -16,9 +16,10 @@ that the loss falls, and how far a model gets that sees each action a handful of
     python -m actloc_jax.main --config=configs/tst_gtea.py --workdir=runs/breakfast_fv64 \\
         --config.data.root=data/breakfast_fv64 --config.data.num_classes=5 --config.data.feature_dim=64 \\
         --config.data.splits="(1, 2, 3, 4, 5)" --config.data.split=all \\
-        --config.diffact.epochs=1000 --config.diffact.evaluate_every=250
+        --config.diffact.epochs=1000 --config.diffact.evaluate_every=250 --config.data.max_buckets=1
 
-(`--config.data.split=1` for one split). `SIL`, Breakfast's background, counts as an action, as in the publications.
+(`--config.data.split=1` for one split; one padded length, because compiling takes longer here than the padding costs).
+`SIL`, Breakfast's background, counts as an action, as in the publications.
 """
 
 from __future__ import annotations

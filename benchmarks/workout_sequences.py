@@ -20,7 +20,7 @@ To train TST on them:
 
     python -m actloc_jax.main --config=configs/tst_gtea.py --workdir=runs/workout --config.data.root=data/workout \\
         --config.data.num_classes=21 --config.data.feature_dim=2048 --config.data.split=1 \\
-        --config.diffact.epochs=300 --config.diffact.evaluate_every=50
+        --config.diffact.epochs=300 --config.diffact.evaluate_every=50 --config.data.max_buckets=2
 
 `--config.data.split=all` trains and averages all four splits.
 """
