@@ -177,17 +177,17 @@ def tst_demo(config: ConfigDict) -> ConfigDict:
     config.eval.background = ("background",)
     config.train.update({"checkpoint_steps": 200, "log_steps": 24})
     if config.backbone.kind == "diffact":
-        config.backbone.encoder.update({"num_layers": 7, "width": 24, "feature_layers": (2, 4, 6)})
-        config.backbone.decoder.update({"num_layers": 5, "width": 16, "time_dim": 64})
+        config.backbone.encoder.update({"num_layers": 6, "width": 24, "feature_layers": (3, 4, 5)})
+        config.backbone.decoder.update({"num_layers": 4, "width": 16, "time_dim": 64})
         config.backbone.diffusion.update({"sampling_steps": 6})
         config.diffact.update({"epochs": 40, "evaluate_every": 20, "batch_size": 4, "accumulate": 1})
     else:
         config.backbone.update({"width": 16, "num_layers": 6, "class_stages": 2, "boundary_stages": 2})
         config.asformer.update({"epochs": 20, "evaluate_every": 20, "batch_size": 4, "accumulate": 1})
         config.finetune.update({"epochs": 2, "evaluate_every": 2, "batch_size": 4})
-    config.refiner.update({"inner_dim": 24, "segment_dim": 48, "num_layers": 5})
+    config.refiner.update({"inner_dim": 24, "segment_dim": 48, "num_layers": 4})
     config.cache.seeds = 4
     config.tst.update(
-        {"epochs": 60, "evaluate_every": 20, "batch_size": 4, "learning_rate": 1e-3, "learning_rate_transformer": 3e-4}
+        {"epochs": 40, "evaluate_every": 20, "batch_size": 4, "learning_rate": 1e-3, "learning_rate_transformer": 3e-4}
     )
     return config

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from actloc_jax.layers.dropout import drop, keep_masks
 from actloc_jax.layers.temporal import Dense, DilatedConv, instance_norm
 from actloc_jax.ops import diffusion
 from actloc_jax.ops.local_attention import local_attention, pad_time, tap
@@ -105,15 +106,17 @@ class MixedLayer(nnx.Module):
         self.att_v = Dense(width, width, **options)
         self.ffn_in = Dense(width, width, **options)
         self.ffn_out = Dense(width, width, **options)
-        self.dropout = nnx.Dropout(dropout)
-        self.width, self.taps, self.dilation, self.dtype = width, kernel_size, dilation, dtype
+        self.width, self.taps, self.dilation, self.dropout, self.dtype = width, kernel_size, dilation, dropout, dtype
         self.margin = kernel_size // 2 * dilation
 
-    def shares(self, condition: jax.Array | None, mask: jax.Array, *, rngs: nnx.Rngs | None = None) -> Shares:
-        """What `condition` [condition_dim, batch, time] (None for none) and the biases add to queries and keys."""
+    def shares(self, condition: jax.Array | None, mask: jax.Array, *, keep: jax.Array | None = None) -> Shares:
+        """What `condition` [condition_dim, batch, time] (None for none) and the biases add to queries and keys.
+
+        With `keep`, of the condition's shape, dropout is active.
+        """
         query, key = _column(self.att_q.bias), _column(self.att_k.bias)
         if condition is not None:
-            condition = self.dropout(condition, deterministic=rngs is None, rngs=rngs)
+            condition = drop(condition, keep, self.dropout)
             kernel = jnp.concatenate([self.att_q.kernel[self.width :], self.att_k.kernel[self.width :]], axis=1)
             both = _project(kernel, condition, self.dtype)
             query, key = query + both[: self.width], key + both[self.width :]
@@ -142,10 +145,13 @@ class MixedLayer(nnx.Module):
         return convolved, context + mass * _column(self.att_v.bias)
 
     def __call__(
-        self, x: jax.Array, shares: Shares, mask: jax.Array, *, rngs: nnx.Rngs | None = None
+        self, x: jax.Array, shares: Shares, mask: jax.Array, *, keep: jax.Array | None = None
     ) -> jax.Array:
-        """[width, batch, time] to the same; `mask` [batch, time]. What is outside the mask has no meaning."""
-        convolved, context = self.branches(self.dropout(x, deterministic=rngs is None, rngs=rngs), shares, mask)
+        """[width, batch, time] to the same; `mask` [batch, time]. What is outside the mask has no meaning.
+
+        With `keep`, of the shape of `x`, dropout is active.
+        """
+        convolved, context = self.branches(drop(x, keep, self.dropout), shares, mask)
         y = _norm_over_time(convolved + context, mask)
         y = nnx.relu(_project(self.ffn_in.kernel[...], y, self.dtype) + _column(self.ffn_in.bias))
         return x + _project(self.ffn_out.kernel[...], y, self.dtype) + _column(self.ffn_out.bias)
@@ -170,7 +176,7 @@ class Encoder(nnx.Module):
         self.conv_out = Dense(sizes.encoder_width, sizes.num_classes, **options)
         self.drop_channels = nnx.Dropout(sizes.channel_dropout, broadcast_dims=(1,))
         self.drop_frames = nnx.Dropout(sizes.temporal_dropout, broadcast_dims=(2,))
-        self.feature_layers = sizes.feature_layers
+        self.feature_layers, self.dropout = sizes.feature_layers, sizes.encoder_dropout
 
     def __call__(
         self, x: jax.Array, mask: jax.Array, *, rngs: nnx.Rngs | None = None
@@ -190,8 +196,9 @@ class Encoder(nnx.Module):
         dropped = self.drop_frames(dropped, deterministic=rngs is None, rngs=rngs)
         h = _time_last(self.conv_in(dropped)).astype(jnp.float32)
         outputs = []
-        for layer in self.layers:
-            h = layer(h, layer.shares(None, mask), mask, rngs=rngs)
+        keeps = keep_masks(rngs, self.dropout, len(self.layers), h.shape)
+        for layer, keep in zip(self.layers, keeps, strict=True):
+            h = layer(h, layer.shares(None, mask), mask, keep=keep)
             outputs.append(h)
         logits = _project(self.conv_out.kernel[...], h, self.conv_out.dtype) + _column(self.conv_out.bias)
         logits = _channels_last(logits)
@@ -222,7 +229,7 @@ class Decoder(nnx.Module):
             for i in range(sizes.decoder_layers)
         )
         self.conv_out = Dense(width, sizes.num_classes, **options)
-        self.time_dim, self.dtype = sizes.time_dim, dtype
+        self.time_dim, self.dropout, self.dtype = sizes.time_dim, sizes.decoder_dropout, dtype
 
     def time_vector(self, time: jax.Array) -> jax.Array:
         """[batch] diffusion times to [batch, width] float32, added to every frame."""
@@ -231,7 +238,8 @@ class Decoder(nnx.Module):
 
     def shares(self, condition: jax.Array, mask: jax.Array, *, rngs: nnx.Rngs | None = None) -> list[Shares]:
         """Every layer's share of the condition [feature_dim, batch, time]; the same in all sampling steps."""
-        return [layer.shares(condition, mask, rngs=rngs) for layer in self.layers]
+        keeps = keep_masks(rngs, self.dropout, len(self.layers), condition.shape)
+        return [layer.shares(condition, mask, keep=keep) for layer, keep in zip(self.layers, keeps, strict=True)]
 
     def __call__(
         self,
@@ -257,8 +265,9 @@ class Decoder(nnx.Module):
         h = _project(self.conv_in.kernel[...], event, self.dtype) + _column(self.conv_in.bias)
         h = h + time_vector.T[:, :, None]
         outputs = []
-        for layer, share in zip(self.layers, shares, strict=True):
-            h = layer(h, share, mask, rngs=rngs)
+        keeps = keep_masks(rngs, self.dropout, len(self.layers), h.shape)
+        for layer, share, keep in zip(self.layers, shares, keeps, strict=True):
+            h = layer(h, share, mask, keep=keep)
             outputs.append(h)
         return _project(self.conv_out.kernel[...], h, self.dtype) + _column(self.conv_out.bias), outputs
 
@@ -405,12 +414,12 @@ def _channels_last(x: jax.Array) -> jax.Array:
 def _norm_over_time(x: jax.Array, mask: jax.Array, eps: float = 1e-5) -> jax.Array:
     """Zero mean and unit variance of each channel over the frames of the video; [channels, batch, time] float32.
 
-    The sums are products with the mask, which XLA's CPU backend does faster than reductions.
+    The sums are products with ones, which XLA's CPU backend does faster than reductions.
     """
-    weights = mask.astype(jnp.float32)
-    frames = jnp.maximum(jnp.sum(weights, axis=1), 1)
-    exact = functools.partial(jnp.einsum, "cbt,bt->cb", precision=jax.lax.Precision.HIGHEST)
+    ones = jnp.ones(x.shape[-1], jnp.float32)
+    total = functools.partial(jnp.einsum, "cbt,t->cb", precision=jax.lax.Precision.HIGHEST)
+    frames = jnp.maximum(jnp.sum(mask, axis=1), 1)
     x = jnp.where(mask, x, 0)
-    centred = jnp.where(mask, x - (exact(x, weights) / frames)[:, :, None], 0)
-    variance = exact(centred * centred, weights) / frames
+    centred = jnp.where(mask, x - (total(x, ones) / frames)[:, :, None], 0)
+    variance = total(centred * centred, ones) / frames
     return centred * jax.lax.rsqrt(variance + eps)[:, :, None]

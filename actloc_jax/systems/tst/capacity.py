@@ -16,7 +16,7 @@ from jax import lax
 
 from actloc_jax.ops.segments import run_starts
 
-CAPACITIES = (128, 2048)  # every further one adds about two seconds to the compilation of a training step
+CAPACITIES = (64, 256, 2048)  # of ordinary videos, of over-segmented ones, and a bound for degenerate ones
 SHORT = 512  # frames; sequences up to this length are refined at one capacity, their length
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,8 +18,11 @@ from actloc_jax.ops.boundary_refinement import refine_with_boundaries
 from actloc_jax.results.types import FrameLabels
 from actloc_jax.systems.api import EvalBatch, Predictor
 from actloc_jax.systems.tst import adapters, inference
+from actloc_jax.systems.tst.capacity import CAPACITIES
 from actloc_jax.systems.tst.videos import FILES, Row, prediction_batches
 from actloc_jax.training.state import Batch
+
+log = logging.getLogger(__name__)
 
 PUBLISHED_SEED_STEP = 111  # the published votes are over the seeds 1, 112, 223, ...
 
@@ -193,11 +197,9 @@ def _to_length(values: np.ndarray, length: int) -> np.ndarray:
 
 
 def _warn_left_out(left_out: np.ndarray, rows: Sequence[Row]) -> None:
-    import logging
-
     for count, row in zip(left_out, rows, strict=False):
         if count:
-            logging.getLogger(__name__).warning(
+            log.warning(
                 "%s has %d segments more than the refiner holds (%d); they keep the backbone's labels",
-                row.video, count, inference.CAPACITIES[-1],
+                row.video, count, CAPACITIES[-1],
             )
