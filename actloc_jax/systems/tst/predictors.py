@@ -75,11 +75,10 @@ def tst_predictor(config: ConfigDict, adapter: adapters.Adapter, refiner: Networ
                 names |= {f"draw {n + 1}": outputs["draws"][indices, n] for n in range(len(seeds))}
             for name, labels in names.items():
                 finish = _finisher(config, postprocess=name != "backbone")
-                result = _full_rate(config, own, [finish(line[: row.frames]) for line, row in zip(labels, own, strict=True)])
+                finished = [finish(line[: row.frames]) for line, row in zip(labels, own, strict=True)]
+                result = _full_rate(config, own, finished)
                 confidence = _full_rate(config, own, list(outputs["confidence"][indices])) if name == "TST" else None
-                results.setdefault(name, []).append(
-                    FrameLabels(video, result.astype(np.int32), None if confidence is None else confidence[: len(result)])
-                )
+                results.setdefault(name, []).append(FrameLabels(video, result.astype(np.int32), confidence))
         return results
 
     return Predictor(lambda source: _batches(config, source, offsets), predict, decode)
@@ -166,7 +165,7 @@ def _by_video(rows: Sequence[Row]) -> Iterator[tuple[str, list[int]]]:
 
 
 def _finisher(config: ConfigDict, *, postprocess: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """Post-processing at the sub-sampled rate; the published median over class indices becomes a mode filter if fixed."""
+    """Post-processing at the sub-sampled rate; the published median over class indices is a mode filter if fixed."""
     kind = config.decode.postprocess
     if not postprocess or kind == "none":
         return lambda labels: labels
