@@ -94,7 +94,7 @@ def save_model(folder: epath.PathLike, model: dict[str, Any], meta: dict[str, An
         meta: JSON-able; `system`, `stage`, `config` and `class_names` are what `predict` reads.
         step: number under which the checkpoint is kept.
     """
-    meta = {"format": FORMAT, "version": actloc_jax.__version__, "step": step, **meta}
+    meta = {**meta, "format": FORMAT, "version": actloc_jax.__version__, "step": step}
     manager = _manager(folder, keep=1)
     try:
         if step in manager.all_steps():

@@ -187,7 +187,7 @@ class FeatureFiles:
                 shape = feature_files.read_shape(path)
                 chosen = layout
                 if layout == "auto":
-                    chosen = feature_files.detect_layout({path.stem: shape}, {}, feature_dim=feature_dim)
+                    chosen = feature_files.detect_layout({str(path): shape}, {}, feature_dim=feature_dim)
                 size = feature_files.shape_in_layout(shape, chosen)
                 if size is None or size.channels != feature_dim:
                     raise ValueError(f"{path} has axes {shape}; the checkpoint needs {feature_dim} channels.")
