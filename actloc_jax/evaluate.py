@@ -63,9 +63,7 @@ class Runner:
             predictor.predict, in_shardings=(everywhere, rows, everywhere), out_shardings=everywhere
         )
 
-    def run(
-        self, model: Any, source: Sequence[Any], *, seed: int, limit: int | None = None
-    ) -> dict[str, list[Result]]:
+    def run(self, model: Any, source: Sequence[Any], *, seed: int, limit: int | None = None) -> dict[str, list[Result]]:
         """Results by source name, of all videos of `source` (of `limit` batches where given)."""
         model = jax.device_put(sharding.to_host(model), sharding.replicated(self._mesh))
         key = jax.random.key(seed)
@@ -149,8 +147,15 @@ def _publish(
     log.info("predictions of %d videos: %s", len(results[source]), workdir / "predictions")
     workdirs.write_json(workdir / "evaluation.json", {"metrics": metrics, **references})
     report = task.report(
-        results, dataset.truth(config.data.test_split), dataset.class_names, metrics, references,
-        title=f"{config.name}, {config.data.test_split}", frame_rate=dataset.frame_rate, workdir=workdir, options=config.eval,
+        results,
+        dataset.truth(config.data.test_split),
+        dataset.class_names,
+        metrics,
+        references,
+        title=f"{config.name}, {config.data.test_split}",
+        frame_rate=dataset.frame_rate,
+        workdir=workdir,
+        options=config.eval,
     )
     log.info("report: %s", report)
     log.info("results on %s\n%s", config.data.test_split, table({**metrics, **references}))
@@ -162,6 +167,8 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     width = max([len(name) for name in rows] + [6])
     lines = [" " * width + "".join(f"{name:>9}" for name in columns)]
     for name, row in rows.items():
-        cells = (f"{row[column]:9.2f}" if column in row and np.isfinite(row[column]) else f"{'-':>9}" for column in columns)
+        cells = (
+            f"{row[column]:9.2f}" if column in row and np.isfinite(row[column]) else f"{'-':>9}" for column in columns
+        )
         lines.append(f"{name:<{width}}" + "".join(cells))
     return "\n".join(lines)

@@ -42,15 +42,25 @@ def _report_split(dataset: api.Dataset, split: str) -> int:
     errors = sum(problem.severity == "error" for problem in problems)
     for problem in problems:
         log.log(logging.ERROR if problem.severity == "error" else logging.WARNING, "[%s] %s", split, problem.message)
-    log.info("[%s] %d videos, %d error(s), %d warning(s)", split, len(dataset.source(split)) if not errors else 0,
-             errors, len(problems) - errors)
+    log.info(
+        "[%s] %d videos, %d error(s), %d warning(s)",
+        split,
+        len(dataset.source(split)) if not errors else 0,
+        errors,
+        len(problems) - errors,
+    )
     return errors
 
 
 def _report_stage(stage: api.TrainStage) -> None:
     state = jax.eval_shape(stage.scratch, jax.random.key(0))
-    log.info("stage %s: %d epochs of %d steps, %s parameters", stage.name, stage.epochs, stage.steps_per_epoch,
-             f"{functional.count(state.params):,}")
+    log.info(
+        "stage %s: %d epochs of %d steps, %s parameters",
+        stage.name,
+        stage.epochs,
+        stage.steps_per_epoch,
+        f"{functional.count(state.params):,}",
+    )
     for name, part in state.params.items():
         log.info("  %s: %s", name, f"{functional.count(part) if isinstance(part, dict) else part.size:,}")
     try:

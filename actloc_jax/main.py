@@ -19,7 +19,9 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with its arguments: configs/tst_gtea.py:split=2.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment file, with its arguments: configs/tst_gtea.py:split=2."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (also gs://); default: runs/<config name>.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "predict", "inspect"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(

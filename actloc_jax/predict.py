@@ -49,6 +49,10 @@ def predict(
     name, answers = next(iter(results.items()))
     task = RESULTS[system.task]
     task.write(answers, meta["class_names"], workdir / "predictions")
-    task.timelines(results, meta["class_names"], workdir / "figures", frame_rate=meta["frame_rate"], options=settings.eval)
-    log.info("%s: %d predictions in %s, timelines in %s", name, len(answers), workdir / "predictions", workdir / "figures")
+    task.timelines(
+        results, meta["class_names"], workdir / "figures", frame_rate=meta["frame_rate"], options=settings.eval
+    )
+    log.info(
+        "%s: %d predictions in %s, timelines in %s", name, len(answers), workdir / "predictions", workdir / "figures"
+    )
     return answers

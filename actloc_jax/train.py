@@ -180,8 +180,13 @@ def _compiled_step(stage: api.TrainStage, shardings: Any, mesh: jax.sharding.Mes
         output = compiled(state, batch, key)
         shapes.add(shape)
         largest = max((array.shape for array in batch.values()), key=len)
-        log.info("%s: compiled the step for batches %s in %.1f s (shape %d)", stage.name, list(largest),
-                 time.monotonic() - start, len(shapes))
+        log.info(
+            "%s: compiled the step for batches %s in %.1f s (shape %d)",
+            stage.name,
+            list(largest),
+            time.monotonic() - start,
+            len(shapes),
+        )
         return output
 
     return run
@@ -204,8 +209,12 @@ def _flush(
         )
     means = {name: float(np.mean([scalars[name] for scalars in fetched])) for name in fetched[0]}
     rates = {f"learning_rate/{group}": rate for group, rate in stage.rates(steps[-1]).items()}
-    writer.write(steps[-1] + 1, {f"train/{name}": value for name, value in means.items()} | rates,
-                 stage=stage.name, epoch=epoch + 1)
+    writer.write(
+        steps[-1] + 1,
+        {f"train/{name}": value for name, value in means.items()} | rates,
+        stage=stage.name,
+        epoch=epoch + 1,
+    )
     return means
 
 

@@ -59,7 +59,7 @@ def tst_quirks(fixed: bool) -> ConfigDict:
         "asrf_softmax_over_time",
         "boundary_tie_keeps_previous",
     )
-    return ConfigDict({name: not fixed for name in names})
+    return ConfigDict(dict.fromkeys(names, not fixed))
 
 
 def tst_refiner(inner_dim: int) -> ConfigDict:
@@ -171,8 +171,16 @@ def tst_demo(config: ConfigDict) -> ConfigDict:
     config.name += "_demo"
     config.paper = {}
     config.data.update(
-        {"source": "synthetic", "root": "", "feature_dim": 64, "num_classes": 8, "split": "1", "sample_rate": 1,
-         "frame_rate": 15.0, "max_buckets": 1}
+        {
+            "source": "synthetic",
+            "root": "",
+            "feature_dim": 64,
+            "num_classes": 8,
+            "split": "1",
+            "sample_rate": 1,
+            "frame_rate": 15.0,
+            "max_buckets": 1,
+        }
     )
     config.eval.background = ("background",)
     config.train.update({"checkpoint_steps": 200, "log_steps": 24})

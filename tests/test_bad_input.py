@@ -135,7 +135,7 @@ def test_no_checkpoint(tmp_path: pathlib.Path) -> None:
 def test_truncated_checkpoint(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(checkpoints.find_model(trained), copy)
-    for data in sorted((path for path in copy.rglob("*") if path.is_file() and "/d/" in str(path))):
+    for data in sorted(path for path in copy.rglob("*") if path.is_file() and "/d/" in str(path)):
         data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     with pytest.raises(ValueError, match="not a readable model checkpoint .truncated"):
         predict.predict(copy, [str(tmp_path)], tmp_path / "out")
@@ -161,7 +161,9 @@ def test_checkpoint_of_other_classes(trained: pathlib.Path, tmp_path: pathlib.Pa
         splits.each(_config(), tmp_path / "run", lambda c, w: evaluate.evaluate(c, w, checkpoint=other))
 
 
-def test_inputs_that_do_not_fit_the_checkpoint_are_named_together(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_inputs_that_do_not_fit_the_checkpoint_are_named_together(
+    trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     inputs = tmp_path / "inputs"
     inputs.mkdir()
     np.save(inputs / "narrow.npy", np.zeros([40, 50], np.float32))

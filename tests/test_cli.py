@@ -21,7 +21,17 @@ def test_help_answers_at_once_and_names_the_modes() -> None:
     start = time.monotonic()
     answer = _run("--help")
     assert time.monotonic() - start < 6, "3 s on an idle machine"
-    for word in ("train", "evaluate", "predict", "inspect", "--config", "--checkpoint", ":demo", ":fixed", ":split=all"):
+    for word in (
+        "train",
+        "evaluate",
+        "predict",
+        "inspect",
+        "--config",
+        "--checkpoint",
+        ":demo",
+        ":fixed",
+        ":split=all",
+    ):
         assert word in answer.stdout
 
 

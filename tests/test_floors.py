@@ -57,7 +57,13 @@ def _violations() -> list[str]:
             other = _room(parts[1:])
             if FLOORS[other] > FLOORS[room] and (other or (ROOT / PACKAGE / f"{parts[1]}.py").exists()):
                 found.append(f"{path}: {room} imports {name}, a floor above")
-            if room == other == "systems" and len(own) > 2 and len(parts) > 3 and parts[2] != "api" and parts[2] != own[1]:
+            if (
+                room == other == "systems"
+                and len(own) > 2
+                and len(parts) > 3
+                and parts[2] != "api"
+                and parts[2] != own[1]
+            ):
                 found.append(f"{path}: system {own[1]} imports system {parts[2]}")
     return found
 
@@ -85,7 +91,9 @@ def test_rooms_without_jax_stay_so_through_our_own_modules(room: str) -> None:
 
 def test_configs_import_nothing_of_the_package() -> None:
     for path in (ROOT / "configs").glob("*.py"):
-        foreign = [n for n in _imports(path) if not n.startswith(("configs.common", "ml_collections", "typing", "__future__"))]
+        foreign = [
+            n for n in _imports(path) if not n.startswith(("configs.common", "ml_collections", "typing", "__future__"))
+        ]
         assert not foreign, f"{path.name} imports {foreign}"
 
 

@@ -40,7 +40,9 @@ def _start(workdir: pathlib.Path, cache: pathlib.Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "actloc_jax.main", "--config=configs/tst_gtea.py:demo", f"--workdir={workdir}"]
     command += [f"--compilation_cache={cache}", *(f"--config.{name}={value}" for name, value in TINY.items())]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def _rows(workdir: pathlib.Path, stage: str) -> list[str]:

@@ -142,11 +142,9 @@ class MixedLayer(nnx.Module):
             taps=self.taps,
             dilation=self.dilation,
         )
-        return convolved, context + mass * _column(self.att_v.bias)
+        return convolved, context + jnp.einsum("c,bt->cbt", self.att_v.bias[...].astype(jnp.float32), mass)
 
-    def __call__(
-        self, x: jax.Array, shares: Shares, mask: jax.Array, *, keep: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, shares: Shares, mask: jax.Array, *, keep: jax.Array | None = None) -> jax.Array:
         """[width, batch, time] to the same; `mask` [batch, time]. What is outside the mask has no meaning.
 
         With `keep`, of the shape of `x`, dropout is active.

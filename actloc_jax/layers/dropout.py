@@ -1,10 +1,12 @@
 """Dropout for stacks of equal layers: the masks of all of them from one draw.
 
-Every draw of JAX's default generator is hundreds of operations in the compiled program, unrolled wherever it stands.
-With one draw per layer they were two thirds of DiffAct's training step, and of the time to compile it.
+Every draw of JAX's default generator is hundreds of operations in the compiled program, unrolled wherever it stands: one
+draw per stack instead of one per layer took a sixth off the time to compile DiffAct's training step.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,15 @@ def keep_masks(rngs: nnx.Rngs | None, rate: float, count: int, shape: tuple[int,
     """
     if rngs is None or rate == 0:
         return [None] * count
-    return list(jax.random.bernoulli(rngs.dropout(), 1 - rate, (count, *shape)))
+    return list(_bernoulli(rngs.dropout(), 1 - rate, (count, *shape)))
+
+
+def _bernoulli(key: jax.Array, probability: float, shape: tuple[int, ...]) -> jax.Array:
+    """`jax.random.bernoulli` from 16 random bits each instead of 32: half the work, and probabilities in steps of 2^-16."""
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
+    return halves.reshape(shape) < round(probability * 2**16)
 
 
 def drop(x: jax.Array, keep: jax.Array | None, rate: float) -> jax.Array:

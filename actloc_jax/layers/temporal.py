@@ -14,6 +14,8 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+from actloc_jax.layers.dropout import drop, keep_masks
+
 
 def pytorch_uniform(fan_in: int) -> Initializer:
     """PyTorch's default initialisation of linear and convolution weights and biases: U(+-1/sqrt(fan_in)).
@@ -131,12 +133,12 @@ class DilatedResidualLayer(nnx.Module):
         dtypes = {"dtype": dtype, "param_dtype": param_dtype}
         self.conv_dilated = DilatedConv(features, features, kernel_size=3, dilation=dilation, rngs=rngs, **dtypes)
         self.conv_in = Dense(features, features, rngs=rngs, **dtypes)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
 
-    def __call__(self, x: jax.Array, mask: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """[batch, time, features] to the same shape; dropout is active if `rngs` is given."""
+    def __call__(self, x: jax.Array, mask: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        """[batch, time, features] to the same shape; dropout leaves what `keep`, a bool array of that shape, marks."""
         y = self.conv_in(nnx.relu(self.conv_dilated(x, mask)))
-        return x + self.dropout(y, deterministic=rngs is None, rngs=rngs)
+        return x + drop(y, keep, self.dropout)
 
 
 class DilatedResidualStack(nnx.Module):
@@ -155,6 +157,7 @@ class DilatedResidualStack(nnx.Module):
         rngs: nnx.Rngs,
     ):
         dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        self.dropout = dropout
         self.conv_in = Dense(in_features, features, rngs=rngs, **dtypes)
         self.layers = nnx.List(
             DilatedResidualLayer(features, dilation=2**i, dropout=dropout, rngs=rngs, **dtypes)
@@ -177,7 +180,8 @@ class DilatedResidualStack(nnx.Module):
         """
         x = self.conv_in(x)
         outputs = []
-        for layer in self.layers:
-            x = layer(x, mask, rngs=rngs)
+        keeps = keep_masks(rngs, self.dropout, len(self.layers), x.shape)
+        for layer, keep in zip(self.layers, keeps, strict=True):
+            x = layer(x, mask, keep)
             outputs.append(x)
         return self.conv_out(x), outputs

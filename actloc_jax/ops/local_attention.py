@@ -55,5 +55,6 @@ def local_attention(
     scores = scores / math.sqrt(channels) + jnp.log(inside + OUTSIDE)
     weights = jnp.exp(scores - jax.lax.stop_gradient(functools.reduce(jnp.maximum, scores)))
     weights = weights * inside / sum(weights)
-    context = sum(weight * tap(value, j, dilation, time) for j, weight in enumerate(weights))
+    spread = [jnp.einsum("c,bt->cbt", ones, weight) for weight in weights]  # its gradient is a dot with ones again
+    context = sum(weight * tap(value, j, dilation, time) for j, weight in enumerate(spread))
     return context, sum(weights)

@@ -111,7 +111,9 @@ def report(
     source, own = next(iter(results.items()))
     timelines(results, class_names, folder, frame_rate=frame_rate, options=options, truth=truth)
     counts = metrics.confusion_matrix(
-        {result.video: result.labels for result in own}, {result.video: truth[result.video] for result in own}, len(class_names)
+        {result.video: result.labels for result in own},
+        {result.video: truth[result.video] for result in own},
+        len(class_names),
     )
     figures = {"Confusion": confusion(counts, class_names, title=f"{title}: {source}")}
     logged = read_metrics(workdir)

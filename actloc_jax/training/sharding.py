@@ -126,4 +126,6 @@ def gather_objects(items: list[Any]) -> list[Any]:
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: payload.size] = payload
     everyone = multihost_utils.process_allgather(padded)
-    return [item for row, size in zip(everyone, sizes.ravel(), strict=True) for item in pickle.loads(row[:size].tobytes())]
+    return [
+        item for row, size in zip(everyone, sizes.ravel(), strict=True) for item in pickle.loads(row[:size].tobytes())
+    ]

@@ -53,8 +53,9 @@ LossFn = Callable[[Any, TrainState, Batch, jax.Array], LossOutput]
 StepFn = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
-def create(params: Any, tx: optax.GradientTransformation, *, batch_stats: Any = None, extra: Any = None,
-           ema: bool = False) -> TrainState:
+def create(
+    params: Any, tx: optax.GradientTransformation, *, batch_stats: Any = None, extra: Any = None, ema: bool = False
+) -> TrainState:
     """A fresh state at step 0 around `params`."""
     return TrainState(
         params=params,

@@ -98,7 +98,12 @@ def check_layers(case: Case) -> None:
 
 
 def _check_layer(
-    arrays: dict[str, np.ndarray], number: int, kind: str, options: dict[str, int], width: int, condition_dim: int,
+    arrays: dict[str, np.ndarray],
+    number: int,
+    kind: str,
+    options: dict[str, int],
+    width: int,
+    condition_dim: int,
     atol: float,
 ) -> None:
     network = Network(
@@ -193,7 +198,12 @@ def _check_q_sample(arrays: dict[str, np.ndarray], sizes: DiffActSizes) -> None:
 
 
 def _check_ddim(
-    arrays: dict[str, np.ndarray], prefix: str, sizes: DiffActSizes, weights: Any, x: jax.Array, mask: jax.Array,
+    arrays: dict[str, np.ndarray],
+    prefix: str,
+    sizes: DiffActSizes,
+    weights: Any,
+    x: jax.Array,
+    mask: jax.Array,
     atol: float,
 ) -> None:
     noise = last(arrays[f"{prefix}/noise"])

@@ -14,7 +14,9 @@ from actloc_jax.ops.diffusion import schedule_buffers
 from actloc_jax.systems.tst import adapters
 from tests.tiny import tiny_config
 
-NAMES = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "common")
+NAMES = sorted(
+    path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "common"
+)
 
 # Spec of the published checkpoints, 12.1: scalars of the backbone's network, and entries of the whole file.
 PUBLISHED = {

@@ -103,7 +103,9 @@ def diffact_adapter(config: ConfigDict, training_labels: Sequence[np.ndarray] | 
         x, mask = batch["features"], batch["mask"]
         logits, features = network(params, x, mask, rngs=rngs, method="encode")
         probabilities = jax.lax.stop_gradient(
-            network(params, x, mask, noise_keys, condition=features if rngs is None else None, rngs=rngs, method="sample")
+            network(
+                params, x, mask, noise_keys, condition=features if rngs is None else None, rngs=rngs, method="sample"
+            )
         )
         return FrameOutput(features, probabilities, {"encoder_logits": logits})
 

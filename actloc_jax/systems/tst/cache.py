@@ -86,14 +86,21 @@ def _fill(config: ConfigDict, adapter: adapters.Adapter, params: Any, source: An
     progress = Progress(len(seeds) * len(mine), name="cache", process_index=jax.process_index())
     count = 0
     for number, seed in enumerate(seeds):
-        missing = Subset(source, [i for i in mine if not frame_cache.cached_path(folder, number, source.videos[i]).exists()])
+        missing = Subset(
+            source, [i for i in mine if not frame_cache.cached_path(folder, number, source.videos[i]).exists()]
+        )
         count += len(mine) - len(missing)
         progress.update(count)
         if not len(missing):
             continue
         batches = prediction_batches(
-            missing, sample_rate=config.data.sample_rate, offsets=(0,), batch_size=config.cache.batch_size,
-            max_buckets=config.data.max_buckets, threads=config.train.threads, bucket_lengths=source.lengths,
+            missing,
+            sample_rate=config.data.sample_rate,
+            offsets=(0,),
+            batch_size=config.cache.batch_size,
+            max_buckets=config.data.max_buckets,
+            threads=config.train.threads,
+            bucket_lengths=source.lengths,
         )
         for batch in batches:
             arrays = jax.device_put(batch.arrays, rows)

@@ -53,8 +53,12 @@ def tst_predictor(config: ConfigDict, adapter: adapters.Adapter, refiner: Networ
                 refiner, params["refiner"], frames.features, frames.predictions, batch["mask"], mode=decode_options.mode
             )
             backbone = jnp.where(batch["mask"], jnp.argmax(frames.predictions, axis=-1), inference.NO_LABEL)
-            return {"labels": refined.labels, "confidence": refined.confidence, "left_out": refined.left_out,
-                    "backbone": backbone.astype(jnp.int32)}
+            return {
+                "labels": refined.labels,
+                "confidence": refined.confidence,
+                "left_out": refined.left_out,
+                "backbone": backbone.astype(jnp.int32),
+            }
 
         draws = jax.lax.map(draw, jnp.stack([jax.random.key(seed) for seed in seeds]))
         return {
@@ -136,7 +140,9 @@ def frame_predictor(config: ConfigDict, adapter: adapters.Adapter, name: str) ->
             scores = outputs["scores"][index, : row.frames]
             if config.decode.boundary_refinement:
                 labels = refine_with_boundaries(
-                    scores, outputs["boundary"][index, : row.frames], threshold=config.decode.boundary_threshold,
+                    scores,
+                    outputs["boundary"][index, : row.frames],
+                    threshold=config.decode.boundary_threshold,
                     tie_fallback="published" if config.quirks.boundary_tie_keeps_previous else "fixed",
                 )
             else:
@@ -153,8 +159,12 @@ def frame_predictor(config: ConfigDict, adapter: adapters.Adapter, name: str) ->
 def _batches(config: ConfigDict, source: Any, offsets: tuple[int, ...]) -> Iterator[EvalBatch]:
     rate = 1 if config.backbone.kind == FILES else config.data.sample_rate
     return prediction_batches(
-        source, sample_rate=rate, offsets=offsets, batch_size=config.decode.batch_size,
-        max_buckets=config.data.max_buckets, threads=config.train.threads,
+        source,
+        sample_rate=rate,
+        offsets=offsets,
+        batch_size=config.decode.batch_size,
+        max_buckets=config.data.max_buckets,
+        threads=config.train.threads,
     )
 
 
@@ -200,5 +210,7 @@ def _warn_left_out(left_out: np.ndarray, rows: Sequence[Row]) -> None:
         if count:
             log.warning(
                 "%s has %d segments more than the refiner holds (%d); they keep the backbone's labels",
-                row.video, count, CAPACITIES[-1],
+                row.video,
+                count,
+                CAPACITIES[-1],
             )

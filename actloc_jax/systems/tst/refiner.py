@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from actloc_jax.layers.dropout import drop, keep_masks
 from actloc_jax.layers.temporal import Dense, DilatedResidualStack, pytorch_uniform
 from actloc_jax.ops.segments import NO_RUN, Runs, runs
 
@@ -169,7 +170,7 @@ class SegmentFrameAttention(nnx.Module):
         self.norm1 = _layer_norm(width, **options)
         self.norm2 = _layer_norm(width, **options)
         self.norm3 = _layer_norm(width, **options)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
 
     def __call__(
         self,
@@ -199,12 +200,10 @@ class SegmentFrameAttention(nnx.Module):
         nearby = (found.run_of_frame != NO_RUN)[:, None, :] & (jnp.abs(distance) <= 1)
         weights = masked_softmax(scores / math.sqrt(queries.shape[-1]), nearby).astype(memory.dtype)
         context = self.tgt2_linear(nnx.relu(jnp.einsum("bnt,btc->bnc", weights, memory)))
-        state = self.norm2(state + self._drop(context, rngs))
-        inner = self._drop(nnx.relu(self.linear1(state)), rngs)
-        return self.norm3(state + self._drop(self.linear2(inner), rngs))
-
-    def _drop(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        return self.dropout(x, deterministic=rngs is None, rngs=rngs)
+        keep = keep_masks(rngs, self.dropout, 3, state.shape)
+        state = self.norm2(state + drop(context, keep[0], self.dropout))
+        inner = drop(nnx.relu(self.linear1(state)), keep[1], self.dropout)
+        return self.norm3(state + drop(self.linear2(inner), keep[2], self.dropout))
 
 
 class SegmentSelfAttention(nnx.Module):
@@ -230,7 +229,7 @@ class SegmentSelfAttention(nnx.Module):
         self.linear2 = Dense(width, width, **options)
         self.norm1 = _layer_norm(width, **options)
         self.norm2 = _layer_norm(width, **options)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
         self.window = window
 
     def __call__(self, state: jax.Array, valid: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -253,12 +252,10 @@ class SegmentSelfAttention(nnx.Module):
             allowed &= jnp.abs(slots[:, None] - slots) <= self.window
         weights = masked_softmax(scores, allowed).astype(state.dtype)
         context = self.conv_out(nnx.relu(jnp.einsum("bnm,bmc->bnc", weights, state)))
-        state = self.norm1(state + self._drop(context, rngs))
-        inner = self._drop(nnx.relu(self.linear1(state)), rngs)
-        return self.norm2(state + self._drop(self.linear2(inner), rngs))
-
-    def _drop(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        return self.dropout(x, deterministic=rngs is None, rngs=rngs)
+        keep = keep_masks(rngs, self.dropout, 3, state.shape)
+        state = self.norm1(state + drop(context, keep[0], self.dropout))
+        inner = drop(nnx.relu(self.linear1(state)), keep[1], self.dropout)
+        return self.norm2(state + drop(self.linear2(inner), keep[2], self.dropout))
 
 
 class UnusedAttention(nnx.Module):

@@ -69,7 +69,12 @@ def asformer_stage(config: ConfigDict, dataset: Dataset) -> TrainStage:
 
 
 def _backbone_stage(
-    config: ConfigDict, name: str, source: Any, transform: Transform, adapter: adapters.Adapter, loss: state.LossFn,
+    config: ConfigDict,
+    name: str,
+    source: Any,
+    transform: Transform,
+    adapter: adapters.Adapter,
+    loss: state.LossFn,
     predictor: Predictor,
 ) -> TrainStage:
     """A backbone alone, at a constant learning rate; `config.<name>` has its options."""
@@ -147,7 +152,9 @@ def finetune_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) ->
     adapter = adapters.make(config, _training_labels(source))
     refiner = adapters.refiner_network(config, adapter.feature_dim)
     if adapter.loss is None:
-        raise ValueError(f"config.backbone.kind={config.backbone.kind!r} has no loss of its own and cannot be fine-tuned.")
+        raise ValueError(
+            f"config.backbone.kind={config.backbone.kind!r} has no loss of its own and cannot be fine-tuned."
+        )
     steps_per_epoch = -(-len(source) // options.batch_size)
     adam = optimizers.adam(options.learning_rate, weight_decay=options.weight_decay)
     tx = optimizers.grouped(
@@ -230,8 +237,11 @@ def _tst_schedules(options: ConfigDict, steps_per_epoch: int) -> dict[str, Any]:
     updates_per_epoch = -(-steps_per_epoch // options.accumulate)
     extra = {}
     if options.schedule == "cosine":
-        extra = {"minimum": 1e-6, "total_steps": options.epochs * updates_per_epoch,
-                 "warmup_steps": int(options.warmup_epochs * updates_per_epoch)}
+        extra = {
+            "minimum": 1e-6,
+            "total_steps": options.epochs * updates_per_epoch,
+            "warmup_steps": int(options.warmup_epochs * updates_per_epoch),
+        }
     elif options.schedule == "halving":
         extra = {"steps": 30}
     transformer = options.learning_rate_transformer or options.learning_rate
@@ -285,7 +295,8 @@ def _checked(params: Any, expected: Any, folder: epath.PathLike) -> Any:
     wrong += [f"unexpected {path}" for path in found.keys() - wanted.keys()]
     wrong += [
         f"{path} has shape {found[path].shape}, the config needs {wanted[path].shape}"
-        for path in wanted.keys() & found.keys() if found[path].shape != wanted[path].shape
+        for path in wanted.keys() & found.keys()
+        if found[path].shape != wanted[path].shape
     ]
     if wrong:
         shown = "\n  ".join(sorted(wrong)[:20]) + (f"\n  ... and {len(wrong) - 20} more" if len(wrong) > 20 else "")

@@ -1,0 +1,38 @@
+"""README and docs name only what exists: the test command, configs, fields, files."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_ci_runs_the_readme_s_test_command_word_for_word() -> None:
+    (command,) = re.findall(r"^python3 -m venv .*pytest.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page: pathlib.Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)", page.read_text())
+    missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_name_configs_arguments_and_fields_that_exist(page: pathlib.Path) -> None:
+    for line in page.read_text().splitlines():
+        match = re.search(r"--config=configs/(\w+)\.py(?::([\w=,+]+))?", line)
+        if match is None:
+            continue
+        config = importlib.import_module(f"configs.{match[1]}").get_config(match[2])
+        for field in re.findall(r"--config\.([\w.]+)=", line):
+            node = config
+            for part in field.split("."):
+                assert part in node, f"{page.name}: {field}"
+                node = node[part]
