@@ -6,7 +6,7 @@
   inspect             python -m actloc_jax.main --config=configs/tst_gtea.py --mode=inspect
 
 A config takes arguments after a colon, separated by commas: `:split=2`, `:split=all` (every split, then their mean),
-`:demo` (about a minute on two CPU cores, on generated data), `:fixed` (the sane choice for every quirk of the original).
+`:demo` (about a minute on two CPU cores, on generated data), `:fixed` (the sane choice for every quirk).
 Any field can be set: `--config.train.seed=1`. A second run in the same workdir goes on where the first one stopped.
 """
 

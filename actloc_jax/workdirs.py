@@ -1,6 +1,7 @@
 """What a run leaves beside its checkpoints: config, versions, and the checks that come before the first step.
 
-A workdir holds config.json, versions.json, metrics.jsonl, TensorBoard events, checkpoints/, predictions/, figures/, log.txt.
+A workdir holds config.json, versions.json, metrics.jsonl, TensorBoard events, checkpoints/, predictions/,
+figures/, log.txt.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def prepare(workdir: epath.Path, config: ConfigDict) -> None:
             replace_text(workdir / "versions.json", json.dumps(versions(), indent=1))
     except OSError as error:
         raise ValueError(
-            f"--workdir={workdir} cannot be written: {error.strerror or error}. Free some space or choose another folder."
+            f"--workdir={workdir} cannot be written: {error.strerror or error}. "
+            "Free some space or choose another folder."
         ) from error
 
 

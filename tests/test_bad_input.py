@@ -117,7 +117,7 @@ def test_full_disk_leaves_the_checkpoint_before(trained: pathlib.Path, tmp_path:
     checkpoints.load_model(target)
 
     monkeypatch.setattr(workdirs, "replace_text", full)
-    with pytest.raises(ValueError, match="cannot be written: No space left on device. Free some space"):
+    with pytest.raises(ValueError, match=r"cannot be written: No space left on device. Free some space"):
         workdirs.prepare(workdirs.epath.Path(tmp_path / "run"), _config())
 
 
@@ -137,7 +137,7 @@ def test_truncated_checkpoint(trained: pathlib.Path, tmp_path: pathlib.Path) -> 
     shutil.copytree(checkpoints.find_model(trained), copy)
     for data in sorted(path for path in copy.rglob("*") if path.is_file() and "/d/" in str(path)):
         data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    with pytest.raises(ValueError, match="not a readable model checkpoint .truncated"):
+    with pytest.raises(ValueError, match=r"not a readable model checkpoint .truncated"):
         predict.predict(copy, [str(tmp_path)], tmp_path / "out")
 
 

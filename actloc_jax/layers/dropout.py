@@ -1,7 +1,7 @@
 """Dropout for stacks of equal layers: the masks of all of them from one draw.
 
-Every draw of JAX's default generator is hundreds of operations in the compiled program, unrolled wherever it stands: one
-draw per stack instead of one per layer took a sixth off the time to compile DiffAct's training step.
+Every draw of JAX's default generator is hundreds of operations in the compiled program, unrolled wherever it stands:
+one draw per stack instead of one per layer took a sixth off the time to compile DiffAct's training step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def keep_masks(rngs: nnx.Rngs | None, rate: float, count: int, shape: tuple[int,
 
 
 def _bernoulli(key: jax.Array, probability: float, shape: tuple[int, ...]) -> jax.Array:
-    """`jax.random.bernoulli` from 16 random bits each instead of 32: half the work, and probabilities in steps of 2^-16."""
+    """`jax.random.bernoulli` from 16 random bits each instead of 32: half the work, steps of 2^-16."""
     size = math.prod(shape)
     words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]

@@ -1,8 +1,8 @@
 """Checkpoints on Orbax: the state of a run to resume from, and models that `predict` needs nothing beside.
 
-A model checkpoint holds flat parameter paths (`params/encoder/layers/03/conv/kernel`) and a JSON `meta`: format, package
-version, system, stage, config, class names, sample rate. Both kinds are written under a temporary name and renamed, so
-that a killed run leaves the last complete one.
+A model checkpoint holds flat parameter paths (`params/encoder/layers/03/conv/kernel`) and a JSON `meta`: format,
+package version, system, stage, config, class names, sample rate. Both kinds are written under a temporary name and
+renamed, so that a killed run leaves the last complete one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RunCheckpoints:
         )
 
     def restore(self, template: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """The newest checkpoint as (state, iterator state, meta), placed like `template` (arrays or shapes with shardings).
+        """The newest checkpoint as (state, iterator state, meta), placed like `template` (arrays or shapes).
 
         Raises:
             ValueError: the checkpoint does not hold what `template` asks for, or cannot be read.
@@ -75,8 +75,8 @@ class RunCheckpoints:
             )
         except (ValueError, KeyError, FileNotFoundError, json.JSONDecodeError) as error:
             raise ValueError(
-                f"{self._manager.directory}/{step} cannot be restored: it is damaged, or was written with another config "
-                f"than this run's. Use another --workdir, or delete this folder to start the stage again.\n{error}"
+                f"{self._manager.directory}/{step} cannot be restored: it is damaged, or was written "
+                f"with another config than this run's. Use another --workdir, or delete this folder to start the stage again.\n{error}"
             ) from error
         return restored.state, restored.iterator["state"], restored.meta
 

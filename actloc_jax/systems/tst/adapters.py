@@ -94,8 +94,11 @@ def diffact_sizes(config: ConfigDict) -> DiffActSizes:
 
 
 def diffact_adapter(config: ConfigDict, training_labels: Sequence[np.ndarray] | None = None) -> Adapter:
-    """DiffAct: encoder features and sampled probabilities; its loss needs no labels counted. In eval mode one pass of the encoder serves both; in train
-    mode, as in the original, features and sampling see different dropout masks."""
+    """DiffAct: encoder features and sampled probabilities; its loss needs no labels counted.
+
+    In eval mode one pass of the encoder serves both; in train mode, as in the original, features and sampling see
+    different dropout masks.
+    """
     sizes = diffact_sizes(config)
     network = Network(lambda rngs: DiffAct(sizes, dtype=config.train.dtype, rngs=rngs))
 
@@ -162,7 +165,7 @@ def asformer_adapter(config: ConfigDict, training_labels: Sequence[np.ndarray] |
 
 
 def asformer_plain_adapter(config: ConfigDict) -> Adapter:
-    """ASFormer as it was published by itself (converted `epoch-N.model` files): features and logits of its last stage."""
+    """ASFormer as it was published by itself (converted `epoch-N.model` files): features and logits of the last."""
     backbone = config.backbone
     sizes = ASFormerSizes(
         num_classes=config.data.num_classes,

@@ -131,7 +131,7 @@ def tst_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Trai
 
     cache = cache_folder(config, workdir)
     return _stage(
-        config, "tst", options, (lambda: CachedSource(cache, source)) if cached and not from_files else (lambda: source),
+        config, "tst", options, lambda: CachedSource(cache, source) if cached and not from_files else source,
         CachedSample() if cached else FixedOffsetSample(config.data.sample_rate), steps_per_epoch,
         scratch=scratch,
         warm_start=warm_start,
@@ -209,7 +209,7 @@ def _stage(
     steps_per_epoch: int,
     **functions: Any,
 ) -> TrainStage:
-    """A train stage over the samples of a source, padded to the data set's buckets; opened when batches are asked for."""
+    """A train stage over the samples of a source, padded to its buckets; opened when batches are asked for."""
 
     def batches() -> Any:
         source = open_source()
@@ -277,7 +277,8 @@ def trained_backbone(config: ConfigDict, workdir: epath.Path, adapter: adapters.
     folder = epath.Path(config.tst.backbone_checkpoint or workdir / "checkpoints" / config.backbone.kind / "best")
     if not config.tst.backbone_checkpoint and not checkpoints.has_model(folder):
         raise FileNotFoundError(
-            f"Stage tst needs a trained backbone, and {folder} has none. Train it first (stages={config.backbone.kind}+tst), "
+            f"Stage tst needs a trained backbone, and {folder} has none. Train it first "
+            f"(stages={config.backbone.kind}+tst), "
             f"or name a converted checkpoint with --config.tst.backbone_checkpoint=<folder>."
         )
     folder = checkpoints.find_model(folder)

@@ -249,7 +249,9 @@ def prediction_batches(
     threads: int,
     bucket_lengths: Sequence[int] | None = None,
 ) -> Iterator[EvalBatch]:
-    """Batches with `features` (or `frame_features` and `frame_predictions`), `mask` and `index`; the rows of a video (one per offset) stay together.
+    """Batches with `features` (or `frame_features` and `frame_predictions`), `mask`, `index`.
+
+    The rows of a video (one per offset) stay together.
 
     Args:
         source: `lengths` and `record(position)`; records with `frame_features` (of the backbone "files") are
