@@ -75,8 +75,9 @@ class RunCheckpoints:
             )
         except (ValueError, KeyError, FileNotFoundError, json.JSONDecodeError) as error:
             raise ValueError(
-                f"{self._manager.directory}/{step} cannot be restored: it is damaged, or was written "
-                f"with another config than this run's. Use another --workdir, or delete this folder to start the stage again.\n{error}"
+                f"{self._manager.directory}/{step} cannot be restored: it is damaged, or was written with "
+                f"another config than this run's. Use another --workdir, or delete this folder to start the stage "
+                f"again.\n{error}"
             ) from error
         return restored.state, restored.iterator["state"], restored.meta
 

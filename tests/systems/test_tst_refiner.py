@@ -38,6 +38,18 @@ def _valid(output, video: int, frames: int) -> list[np.ndarray]:
     ]
 
 
+@jax.jit
+def _gradients(*inputs):
+    """Of a sum over all segments, by the parameters."""
+
+    def total(params) -> jax.Array:
+        output = network(params, *inputs, CAPACITY)
+        outputs = jnp.concatenate([output.segment_logits, output.segment_masks], axis=-1)
+        return jnp.sum(jnp.where(output.runs.valid[None, :, :, None], outputs, 0) ** 2)
+
+    return jax.grad(total)(params)
+
+
 def test_more_padding_in_time_changes_nothing() -> None:
     short = refine(*_batch(0, [31]))
     long = refine(*_batch(0, [31], time=LENGTH + 25))
@@ -85,15 +97,9 @@ def test_runs_beyond_the_capacity_are_counted_and_the_others_unharmed() -> None:
 
 
 def test_a_row_without_frames_gives_finite_values_and_gradients() -> None:
-    features, predictions, mask = _batch(5, [LENGTH, 0])
-
-    def total(params) -> jax.Array:
-        output = network(params, features, predictions, mask, CAPACITY)
-        return jnp.sum(output.segment_logits[:, 0]) + jnp.sum(output.segment_masks[:, 0])
-
-    gradients = jax.jit(jax.grad(total))(params)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-    assert np.isfinite(refine(features, predictions, mask).segment_logits).all()
+    inputs = _batch(5, [LENGTH, 0, 17])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_gradients(*inputs)))
+    assert np.isfinite(refine(*inputs).segment_logits).all()
 
 
 def test_dropout_is_active_if_rngs_are_given() -> None:
@@ -106,16 +112,7 @@ def test_dropout_is_active_if_rngs_are_given() -> None:
 
 
 def test_groups_cover_the_parameters_and_unused_ones_get_no_gradient() -> None:
-    inputs = _batch(7, [LENGTH])
-
-    def total(params) -> jax.Array:
-        output = network(params, *inputs, CAPACITY)
-        found = output.runs.valid[None, :, :, None]
-        return jnp.sum(jnp.where(found, output.segment_logits, 0) ** 2) + jnp.sum(
-            jnp.where(found, output.segment_masks, 0) ** 2
-        )
-
-    gradients = flatten(jax.jit(jax.grad(total))(params))
+    gradients = flatten(_gradients(*_batch(7, [LENGTH, 17, 9])))
     groups = {path: refiner_group(path) for path in gradients}
     assert set(groups.values()) == {"pixel_decoder", "transformer", "heads", "frozen"}
     for path, gradient in gradients.items():
