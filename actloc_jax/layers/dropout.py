@@ -25,17 +25,24 @@ def keep_masks(rngs: nnx.Rngs | None, rate: float, count: int, shape: tuple[int,
     Returns:
         `count` bool arrays of `shape`, or `count` times None.
     """
+    stacked = stacked_keep_masks(rngs, rate, count, shape)
+    return [None] * count if stacked is None else list(stacked)
+
+
+def stacked_keep_masks(rngs: nnx.Rngs | None, rate: float, count: int, shape: tuple[int, ...]) -> jax.Array | None:
+    """`keep_masks` as one array [count, *shape] for `lax.scan` over the layers; None where dropout is inactive."""
     if rngs is None or rate == 0:
-        return [None] * count
-    return list(_bernoulli(rngs.dropout(), 1 - rate, (count, *shape)))
+        return None
+    return _bernoulli(rngs.dropout(), 1 - rate, (count, *shape))
 
 
 def _bernoulli(key: jax.Array, probability: float, shape: tuple[int, ...]) -> jax.Array:
-    """`jax.random.bernoulli` from 16 random bits each instead of 32: half the work, steps of 2^-16."""
-    size = math.prod(shape)
-    words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
-    return halves.reshape(shape) < round(probability * 2**16)
+    """`jax.random.bernoulli` from as few random bits as give the probability, at most 16 (then in steps of 2^-16)."""
+    bits = next((n for n in (1, 2, 4, 8) if (probability * 2**n).is_integer()), 16)
+    size, per_word = math.prod(shape), 32 // bits
+    words = jax.random.bits(key, (-(-size // per_word),), jnp.uint32)
+    numbers = (words[:, None] >> (bits * jnp.arange(per_word, dtype=jnp.uint32))) & (2**bits - 1)
+    return numbers.reshape(-1)[:size].reshape(shape) < round(probability * 2**bits)
 
 
 def drop(x: jax.Array, keep: jax.Array | None, rate: float) -> jax.Array:

@@ -15,6 +15,7 @@ from actloc_jax.backbones.diffact import DiffAct, DiffActSizes, MixedLayer
 from actloc_jax.data import boundaries
 from actloc_jax.layers.functional import Network, flatten
 from actloc_jax.ops import diffusion
+from actloc_jax.ops.local_attention import Window
 from actloc_jax.systems.tst import diffact_losses
 from actloc_jax.training import optimizers
 from convert import tst_tables
@@ -108,8 +109,8 @@ def _check_layer(
 ) -> None:
     network = Network(
         lambda rngs: MixedLayer(
-            width, kernel_size=options["kernel_size"], dilation=options["dilation"], dropout=0.0,
-            condition_dim=condition_dim, dtype=jnp.float32, param_dtype=jnp.float32, rngs=rngs,
+            width, taps=options["kernel_size"], dropout=0.0, condition_dim=condition_dim,
+            dtype=jnp.float32, param_dtype=jnp.float32, rngs=rngs,
         )
     )  # fmt: skip
     prefix = f"{number}/{kind}_param/"
@@ -120,9 +121,13 @@ def _check_layer(
     condition = time_last(arrays[f"{number}/xc"]) if condition_dim else None
     cotangent = time_last(arrays[f"{number}/cot"])
 
+    window = Window.of(options["kernel_size"], options["dilation"])
+
     def run(x: jax.Array, condition: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        shares = network(weights, condition, mask, method="shares")
-        return network(weights, x, shares, mask), network(weights, x, shares, mask, method="branches")[1]
+        shares = network(weights, condition, mask, window, method="shares")
+        return network(weights, x, shares, mask, window), network(weights, x, shares, mask, window, method="branches")[
+            1
+        ]
 
     @jax.jit
     def run_with_gradients(x: jax.Array, condition: jax.Array | None) -> tuple[jax.Array, ...]:
@@ -147,8 +152,9 @@ def check_model(case: Case) -> None:
     normalised = network(weights, x, mask, method="normalise_input")
     encoder = Network(lambda rngs: DiffAct(sizes, rngs=rngs).encoder)
     logits, features, layers = jax.jit(encoder)(weights["encoder"], normalised, mask)
-    close(logits, arrays["encoder_out"], network_atol, "encoder_out")
-    close(features, arrays["features"], network_atol, "features")
+    last_to = functools.partial(jnp.einsum, "cbt->btc")
+    close(last_to(logits), arrays["encoder_out"], network_atol, "encoder_out")
+    close(last_to(features), arrays["features"], network_atol, "features")
     for number, layer in enumerate(layers):
         name = f"encoder_layer_{number}"
         np.testing.assert_allclose(jnp.swapaxes(layer, 0, 1), arrays[name], atol=network_atol, err_msg=name)
@@ -161,19 +167,23 @@ def check_model(case: Case) -> None:
 def _check_decoder(
     arrays: dict[str, np.ndarray], sizes: DiffActSizes, weights: Any, mask: jax.Array, atol: float
 ) -> None:
-    """The decoder at several diffusion times; the layers are stored for time 499."""
+    """The decoder, both ways to run it, at several diffusion times; the layers are stored for time 499."""
     decoder = Network(lambda rngs: DiffAct(sizes, rngs=rngs).decoder)
     width_first = functools.partial(jnp.einsum, "bct->cbt")
 
     @jax.jit
-    def run(weights: Any, event: jax.Array, time: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        shares = decoder(weights, width_first(arrays["features"]), mask, method="shares")
-        return decoder(weights, event, decoder(weights, time, method="time_vector"), shares, mask)
+    def run(weights: Any, event: jax.Array, time: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        condition = width_first(arrays["features"])
+        time_vector = decoder(weights, time, method="time_vector")
+        shares = decoder(weights, condition, mask, method="shares")
+        stepped = decoder(weights, event, time_vector, shares, mask, method="step")
+        return *decoder(weights, event, time_vector, condition, mask), stepped
 
     for name in (name for name in arrays if name.startswith("decoder_out_t")):
         time = int(name.removeprefix("decoder_out_t"))
-        logits, layers = run(weights, width_first(arrays["event_in"]), jnp.asarray([time]))
+        logits, layers, stepped = run(weights, width_first(arrays["event_in"]), jnp.asarray([time]))
         np.testing.assert_allclose(width_first(logits), arrays[name], atol=atol, err_msg=name)
+        np.testing.assert_allclose(width_first(stepped), arrays[name], atol=atol, err_msg=f"{name}, step")
         for number, layer in enumerate(layers if time == 499 else []):
             golden = arrays[f"decoder_layer_{number}"]
             np.testing.assert_allclose(width_first(layer), golden, atol=atol, err_msg=f"decoder layer {number}")
@@ -181,7 +191,7 @@ def _check_decoder(
         time = int(name.removeprefix("mp_x_start_t"))
         state = width_first(arrays["mp_x"].astype(np.float32))
         event = diffusion.denormalise(jnp.clip(state, -sizes.scale, sizes.scale), sizes.scale)
-        logits, _ = run(weights, event, jnp.asarray([time]))
+        logits, _, _ = run(weights, event, jnp.asarray([time]))
         x0 = diffusion.normalise(jax.nn.softmax(logits, axis=0), sizes.scale)
         np.testing.assert_allclose(width_first(x0), arrays[name], atol=atol, err_msg=name)
 
