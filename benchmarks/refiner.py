@@ -9,9 +9,8 @@ The default is GTEA's configuration; `--inner_dim=128 --feature_dim=768 --num_cl
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,22 +22,7 @@ from actloc_jax.layers.functional import Network, Params
 from actloc_jax.systems.tst import inference, losses
 from actloc_jax.systems.tst.refiner import Refiner, RefinerSizes, refiner_group
 from actloc_jax.training import optimizers
-
-
-class Row(NamedTuple):
-    """One measurement: its name, seconds to compile, milliseconds per call."""
-
-    name: str
-    compile_seconds: float
-    milliseconds: np.ndarray
-
-
-def random_labels(rng: np.random.Generator, frames: int, segments: int, num_classes: int) -> np.ndarray:
-    """int32 [frames] labels with that many runs."""
-    cuts = np.sort(rng.choice(np.arange(1, frames), segments - 1, replace=False))
-    steps = rng.integers(1, num_classes, segments)  # never 0, so that neighbours differ
-    lengths = np.diff([0, *cuts, frames])
-    return np.repeat(np.cumsum(steps) % num_classes, lengths).astype(np.int32)
+from benchmarks.timing import Row, measure, print_rows, random_labels
 
 
 def random_batch(sizes: RefinerSizes, batch: int, frames: int, segments: int) -> tuple[jax.Array, ...]:
@@ -50,20 +34,6 @@ def random_batch(sizes: RefinerSizes, batch: int, frames: int, segments: int) ->
     )
     predictions = np.eye(sizes.num_classes, dtype=np.float32)[proposed]
     return tuple(map(jnp.asarray, (features, predictions, truth, np.ones((batch, frames), bool))))
-
-
-def measure(name: str, function: Callable[..., Any], arguments: tuple, repeat: int) -> Row:
-    """Compiles the function for its arguments, calls it once, then `repeat` times."""
-    start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
-    compile_seconds = time.perf_counter() - start
-    jax.block_until_ready(compiled(*arguments))
-    calls = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        calls.append(1000 * (time.perf_counter() - start))
-    return Row(name, compile_seconds, np.array(calls))
 
 
 def rows(sizes: RefinerSizes, batch: int, frames: int, segments: int, repeat: int) -> Iterator[Row]:
@@ -106,13 +76,8 @@ def main() -> None:
     sizes = RefinerSizes(
         num_classes=arguments.num_classes, feature_dim=arguments.feature_dim, inner_dim=arguments.inner_dim
     )
-    print(
-        f"{jax.devices()[0].device_kind}, {arguments.batch} x {arguments.frames} frames, {arguments.segments} segments"
-    )
-    print(f"{'':10} {'compile s':>10} {'median ms':>10} {'least ms':>10} {'most ms':>10}")
-    for row in rows(sizes, arguments.batch, arguments.frames, arguments.segments, arguments.repeat):
-        ms = row.milliseconds
-        print(f"{row.name:10} {row.compile_seconds:10.1f} {np.median(ms):10.1f} {ms.min():10.1f} {ms.max():10.1f}")
+    title = f"{arguments.batch} x {arguments.frames} frames, {arguments.segments} segments"
+    print_rows(title, rows(sizes, arguments.batch, arguments.frames, arguments.segments, arguments.repeat))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def instance_norm(x: jax.Array, mask: jax.Array, eps: float = 1e-5) -> jax.Array
     """Zero mean and unit (biased) variance of each channel over the frames of its video; no affine map.
 
     Args:
-        x: [channels, batch, time] float32.
+        x: [channels, batch, time] float32, zero outside the videos.
         mask: [batch, time] bool, True = frame of the video.
         eps: added to the variance.
 
@@ -77,6 +77,5 @@ def instance_norm(x: jax.Array, mask: jax.Array, eps: float = 1e-5) -> jax.Array
     frames = jnp.maximum(jnp.sum(mask, axis=1), 1)
     mean_over_time = lambda x: jnp.einsum("cbt,t->cb", x, ones, precision=EXACT) / frames  # noqa: E731
     spread = lambda x: jnp.einsum("cb,t->cbt", x, ones, precision=EXACT)  # noqa: E731
-    x = jnp.where(mask, x, 0)
     centred = jnp.where(mask, x - spread(mean_over_time(x)), 0)
     return centred * spread(jax.lax.rsqrt(mean_over_time(centred * centred) + eps))

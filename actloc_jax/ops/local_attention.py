@@ -162,10 +162,11 @@ def _complete(
 
 def _softmax(query: jax.Array, key: jax.Array, mask: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
     """Probabilities of the taps, and 1 where a tap is a frame of the video; both [taps, batch, time]."""
-    inside = jnp.stack(window.seen(window.pad(mask))).astype(jnp.float32)
-    scores = _dots(query, window.seen(key)) / math.sqrt(query.shape[0]) + jnp.log(inside + OUTSIDE)
+    inside = jnp.stack(window.seen(window.pad(mask)))
+    scores = _dots(query, window.seen(key)) / math.sqrt(query.shape[0])
+    scores += jnp.where(inside, math.log(1 + OUTSIDE), math.log(OUTSIDE))
     exponentials = jnp.exp(scores - functools.reduce(jnp.maximum, scores))
-    return exponentials / sum(exponentials), inside
+    return exponentials / sum(exponentials), inside.astype(jnp.float32)
 
 
 def _dots(x: jax.Array, others: list[jax.Array]) -> jax.Array:

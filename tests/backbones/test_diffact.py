@@ -163,3 +163,30 @@ def test_half_precision_stays_close_and_keeps_the_sampler_in_full_precision() ->
     expected = jax.jit(lambda: full(params, x, mask, keys, method="sample"))()
     assert ours.dtype == jnp.float32
     assert 0 < float(jnp.max(jnp.abs(ours - expected))) < 0.1
+
+
+def test_the_scanned_layers_of_training_compute_what_the_layers_compute() -> None:
+    """With dropout of rate 0 the network in train mode, forward and backward, equals the one in evaluation."""
+    dropouts = ("encoder_dropout", "channel_dropout", "temporal_dropout", "decoder_dropout")
+    network, params = network_of(dataclasses.replace(SIZES, **dict.fromkeys(dropouts, 0.0)))
+    x, mask = videos([11, 30], 30)
+    event, _ = videos([11, 30], 30, SIZES.num_classes)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(params: Params, train: bool) -> Any:
+        rngs = nnx.Rngs(dropout=jax.random.key(0)) if train else None
+
+        def total(params: Params) -> tuple[jax.Array, Any]:
+            logits, features = network(params, x, mask, rngs=rngs, method="encode")
+            denoised = network(params, features, jnp.asarray([3, 20]), event, mask, rngs=rngs, method="denoise")
+            outputs = [jnp.where(mask[:, :, None], output, 0) for output in (logits, features, denoised)]
+            return sum(jnp.sum(jnp.square(output)) for output in outputs), outputs
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    (_, scanned), scanned_gradients = run(params, True)
+    (_, alone), gradients = run(params, False)
+    for ours, expected in zip(scanned, alone, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+    for ours, expected in zip(jax.tree.leaves(scanned_gradients), jax.tree.leaves(gradients), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
