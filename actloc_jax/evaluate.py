@@ -69,7 +69,8 @@ class Runner:
         key = jax.random.key(seed)
         share = Subset(source, range(jax.process_index(), len(source), jax.process_count()))
         results: dict[str, list[Result]] = {}
-        for index, batch in enumerate(self._predictor.batches(share)):
+        batches = self._predictor.batches(share) if len(share) else ()  # fewer videos than processes
+        for index, batch in enumerate(batches):
             if limit is not None and index == limit:
                 break
             arrays = jax.device_put(batch.arrays, sharding.batch_sharding(self._mesh))
@@ -115,7 +116,8 @@ def evaluate(
     workdirs.check_system(meta, config.system, folder)
     if dataset is None:
         workdirs.prepare(workdir, config)
-        dataset = system.dataset(config, workdir)
+        with sharding.first_process_first():  # the demo's data are generated into the workdir
+            dataset = system.dataset(config, workdir)
         workdirs.check_splits(dataset, (config.data.test_split,))
     workdirs.check_classes(meta, dataset.class_names, folder)
     log.info("evaluating %s (stage %s) on %s", folder, meta["stage"], config.data.test_split)
@@ -125,8 +127,7 @@ def evaluate(
     results = evaluator.predict(model, config.data.test_split)
     metrics = evaluator.score(results, config.data.test_split)
     if jax.process_index() == 0:
-        references = {"paper": dict(config.paper)} if config.paper else {}
-        references["chance"] = dataset.chance(config.data.test_split)
+        references = {**config.paper.to_dict(), "chance": dataset.chance(config.data.test_split)}
         _publish(system, config, dataset, results, metrics, references, workdir)
     return metrics
 

@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.name = "tst_50salads"
     config.system = "tst"
     config.stages = tuple(args.stages.split("+"))
-    config.paper = {"F1@10": 92.3, "F1@25": 91.8, "F1@50": 87.4, "Edit": 87.4, "Acc": 89.7}
+    config.paper = {"paper on 50Salads": {"F1@10": 92.3, "F1@25": 91.8, "F1@50": 87.4, "Edit": 87.4, "Acc": 89.7}}
     config.quirks = common.tst_quirks(args.fixed)
     config.data = common.group(
         {

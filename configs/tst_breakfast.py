@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.name = "tst_breakfast"
     config.system = "tst"
     config.stages = tuple(args.stages.split("+"))
-    config.paper = {"F1@10": 81.2, "F1@25": 77.1, "F1@50": 65.9, "Edit": 79.0, "Acc": 76.9}
+    config.paper = {"paper on Breakfast": {"F1@10": 81.2, "F1@25": 77.1, "F1@50": 65.9, "Edit": 79.0, "Acc": 76.9}}
     config.quirks = common.tst_quirks(args.fixed)
     config.data = common.group(
         {

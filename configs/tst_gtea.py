@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.name = "tst_gtea"
     config.system = "tst"
     config.stages = tuple(args.stages.split("+"))
-    config.paper = {"F1@10": 94.2, "F1@25": 93.0, "F1@50": 87.1, "Edit": 90.9, "Acc": 81.4}
+    config.paper = {"paper on GTEA": {"F1@10": 94.2, "F1@25": 93.0, "F1@50": 87.1, "Edit": 90.9, "Acc": 81.4}}
     config.quirks = common.tst_quirks(args.fixed)
     config.data = common.group(
         {

@@ -15,6 +15,7 @@ from flax import nnx
 
 from actloc_jax.backbones.diffact import DiffActSizes
 from actloc_jax.layers.functional import Network, Params
+from actloc_jax.losses.asformer import log_probability_steps
 from actloc_jax.ops import diffusion
 from actloc_jax.training.state import Batch
 
@@ -158,9 +159,7 @@ def _cross_entropy(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> ja
 
 def _smoothing(logits: jax.Array, mask: jax.Array) -> jax.Array:
     """[batch] truncated mean squared change of the log probabilities; the earlier frame is a constant."""
-    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
-    change = log_probabilities[:, 1:] - jax.lax.stop_gradient(log_probabilities[:, :-1])
-    return _mean(jnp.mean(jnp.minimum(jnp.square(change), LARGEST_STEP), axis=-1), mask[:, 1:])
+    return _mean(jnp.mean(jnp.minimum(log_probability_steps(logits), LARGEST_STEP), axis=-1), mask[:, 1:])
 
 
 def _boundary_loss(logits: jax.Array, boundary: jax.Array, mask: jax.Array) -> jax.Array:
