@@ -277,7 +277,7 @@ class Decoder(nnx.Module):
     def step(
         self, event: jax.Array, time_vector: jax.Array, shares: list[Shares], mask: jax.Array
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """What `__call__` gives without dropout, from the shares of its condition."""
+        """What `__call__` gives without dropout, logits [classes, batch, time] first, from its condition's shares."""
         outputs = _run_layers(self.layers, self._enter(event, time_vector), shares, mask)
         return _apply(self.conv_out, outputs[-1]), outputs
 

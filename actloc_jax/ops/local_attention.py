@@ -55,11 +55,11 @@ class Window:
         return jax.lax.dynamic_slice_in_dim(padded, start, time, axis=padded.ndim - 1)
 
     def seen(self, padded: jax.Array) -> list[jax.Array]:
-        """What each tap sees of one padded array."""
+        """What each tap sees of one array [..., padded time]: `taps` arrays [..., time]."""
         return [self.tap(padded, index) for index in range(self.taps)]
 
     def seen_of_each(self, padded: jax.Array) -> list[jax.Array]:
-        """What each tap sees of its own array, `padded[tap]`."""
+        """What each tap sees of its own part of [taps, ..., padded time]: `taps` arrays [..., time]."""
         return [self.tap(padded[index], index) for index in range(self.taps)]
 
 

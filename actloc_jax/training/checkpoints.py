@@ -41,6 +41,7 @@ class RunCheckpoints:
 
     @property
     def latest_step(self) -> int | None:
+        """Of the newest checkpoint; None without any."""
         return self._manager.latest_step()
 
     def save(self, state: Any, *, step: int, iterator_state: Any, meta: dict[str, Any]) -> None:
