@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -47,12 +48,17 @@ def predict(
     log.info("predicting %d videos with %s (stage %s)", len(source), folder, meta["stage"])
     results = Runner(predictor).run(model, source, seed=settings.eval.seed)
     name, answers = next(iter(results.items()))
-    task = RESULTS[system.task]
-    task.write(answers, meta["class_names"], workdir / "predictions")
-    task.timelines(
-        results, meta["class_names"], workdir / "figures", frame_rate=meta["frame_rate"], options=settings.eval
-    )
-    log.info(
-        "%s: %d predictions in %s, timelines in %s", name, len(answers), workdir / "predictions", workdir / "figures"
-    )
+    if jax.process_index() == 0:
+        task = RESULTS[system.task]
+        task.write(answers, meta["class_names"], workdir / "predictions")
+        task.timelines(
+            results, meta["class_names"], workdir / "figures", frame_rate=meta["frame_rate"], options=settings.eval
+        )
+        log.info(
+            "%s: %d predictions in %s, timelines in %s",
+            name,
+            len(answers),
+            workdir / "predictions",
+            workdir / "figures",
+        )
     return answers

@@ -50,7 +50,8 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, dict[str, fl
     with log_to_file(workdir, process_index=process), StopSignals() as stop:
         mesh = sharding.make_mesh(model=config.train.model_parallel)
         log.info("workdir %s, %d device(s): %s", workdir, mesh.size, mesh.devices.flat[0].device_kind)
-        dataset = system.dataset(config, workdir)
+        with sharding.first_process_first():  # the demo's data are generated into the workdir
+            dataset = system.dataset(config, workdir)
         workdirs.check_splits(dataset, (config.data.train_split, config.data.test_split, config.eval.selection_split))
         stages = system.stages(config, dataset, workdir)
         with MetricWriter(workdir, process_index=process, wandb=_wandb_options(config)) as writer:
@@ -226,6 +227,11 @@ class _Best:
         self.score = checkpoints.load_meta(folder)["score"] if checkpoints.has_model(folder) else None
 
     def offer(self, model: Any, step: int, metrics: dict[str, float]) -> None:
+        """Saves the model if its metrics are at least as good as the best so far.
+
+        Raises:
+            ValueError: the metric to select by is not among them.
+        """
         if self.select is not None and self.select not in metrics:
             raise ValueError(f"Models are selected by {self.select!r}, but the evaluation gives {', '.join(metrics)}.")
         score = None if self.select is None else metrics[self.select]

@@ -36,8 +36,8 @@ def prepare(workdir: epath.Path, config: ConfigDict) -> None:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        _refuse_other_run(workdir, config)  # in every process, so that each can say why it ends
         if jax.process_index() == 0:
-            _refuse_other_run(workdir, config)
             replace_text(workdir / "config.json", config.to_json_best_effort(indent=1))
             replace_text(workdir / "versions.json", json.dumps(versions(), indent=1))
     except OSError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,26 @@ def initialise_distributed() -> None:
         )
     elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
         jax.distributed.initialize()
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """Process 0 runs the block before the others, which then find the files it wrote; a no-op in a single process.
+
+    The others go on even if process 0 fails in the block: they fail for the same reason then, and do not wait for ever.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    from jax.experimental import multihost_utils
+
+    if jax.process_index() != 0:
+        multihost_utils.sync_global_devices("first process first")
+    try:
+        yield
+    finally:
+        if jax.process_index() == 0:
+            multihost_utils.sync_global_devices("first process first")
 
 
 def make_mesh(*, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
