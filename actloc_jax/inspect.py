@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from actloc_jax import systems
 from actloc_jax.layers import functional
 from actloc_jax.systems import api
+from actloc_jax.training import sharding
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ def inspect(config: ConfigDict, workdir: epath.PathLike) -> int:
         the number of problems that would keep a training from starting.
     """
     system = systems.of(config)
-    dataset = system.dataset(config, epath.Path(workdir))
+    with sharding.first_process_first():  # the demo's data are generated into the workdir
+        dataset = system.dataset(config, epath.Path(workdir))
     errors = sum(_report_split(dataset, split) for split in (config.data.train_split, config.data.test_split))
     log.info("%d classes: %s", len(dataset.class_names), ", ".join(dataset.class_names))
     if errors:
