@@ -196,6 +196,6 @@ def tst_demo(config: ConfigDict) -> ConfigDict:
     config.refiner.update({"inner_dim": 24, "segment_dim": 48, "num_layers": 4})
     config.cache.seeds = 4
     config.tst.update(
-        {"epochs": 40, "evaluate_every": 20, "batch_size": 4, "learning_rate": 1e-3, "learning_rate_transformer": 3e-4}
+        {"epochs": 28, "evaluate_every": 14, "batch_size": 4, "learning_rate": 1e-3, "learning_rate_transformer": 3e-4}
     )
     return config
