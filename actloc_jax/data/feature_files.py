@@ -139,6 +139,11 @@ def detect_layout(
     seen = "; ".join(
         f"{video}: axes {shape}, {label_counts.get(video, 'no')} labels" for video, shape in list(shapes.items())[:3]
     )
+    if best == 0 and feature_dim is not None:
+        raise ValueError(
+            f"no axis of the features is the {feature_dim} channels expected ({seen}); use features of the extractor "
+            "that the model was trained with, or set feature_dim to train on others"
+        )
     width = "unknown feature_dim" if feature_dim is None else f"feature_dim={feature_dim}"
     raise ValueError(
         f"cannot tell which axis of the features is time ({width}; {seen}); both {' and '.join(winners)} fit equally: "

@@ -216,6 +216,13 @@ def test_features_without_labels_are_read_by_their_width(tmp_path):
         feature_files.read_video_features(tmp_path / "b.npy", feature_dim=8)
 
 
+def test_a_width_that_no_axis_has_is_named_with_the_one_expected():
+    with pytest.raises(
+        ValueError, match=r"no axis of the features is the 64 channels expected \(a: axes \(2048, 312\)"
+    ):
+        feature_files.detect_layout({"a": (2048, 312)}, {}, feature_dim=64)
+
+
 def test_label_files_and_mappings_without_their_usual_names(make_folder):
     root = make_folder()
     (root / "groundTruth" / "a.txt").rename(root / "groundTruth" / "a")
