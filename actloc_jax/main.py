@@ -66,6 +66,17 @@ def main(argv: list[str]) -> None:
     sys.exit(status)
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """Reads the flags; a config that cannot be read, or has no such field, ends in one sentence."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:  # from ml_collections, the first one around the second
+        named = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
+        sys.exit(f"error: the config has no field {named}".replace("\n", ". "))
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
 def _run() -> int:
     from etils import epath
 
@@ -99,4 +110,4 @@ def _run() -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

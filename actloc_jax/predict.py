@@ -54,11 +54,6 @@ def predict(
         task.timelines(
             results, meta["class_names"], workdir / "figures", frame_rate=meta["frame_rate"], options=settings.eval
         )
-        log.info(
-            "%s: %d predictions in %s, timelines in %s",
-            name,
-            len(answers),
-            workdir / "predictions",
-            workdir / "figures",
-        )
+        log.info("%s: %d predictions in %s", name, len(answers), workdir / "predictions")
+        log.info("timelines in %s", workdir / "figures")
     return answers

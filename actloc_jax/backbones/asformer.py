@@ -232,7 +232,10 @@ def decoder_stacks(count: int, sizes: ASFormerSizes, **options) -> nnx.List:
 
 
 def class_probabilities(logits: jax.Array, visible: jax.Array) -> jax.Array:
-    """Softmax over the classes in float32, zero on frames that are not visible: the input of a decoder."""
+    """[batch, time, classes] softmax of `logits` (same shape), zero where not `visible` [batch, time]: decoder input.
+
+    Computed in float32, returned in the dtype of `logits`.
+    """
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(logits.dtype)
     return jnp.where(visible[..., None], probabilities, 0)
 

@@ -206,7 +206,7 @@ def require_finite(features: np.ndarray, path: epath.PathLike) -> None:
 
 
 def describe_not_finite(features: np.ndarray) -> str:
-    """Says how many values are NaN or infinite and where the first one is; empty if all are finite."""
+    """Number of NaN or infinite values in [(crops,) time, channels], and the first frame; empty if all are finite."""
     finite = np.isfinite(features)
     if finite.all():
         return ""

@@ -50,7 +50,7 @@ def median_filter_probabilities(probabilities: np.ndarray, size: int) -> np.ndar
 
 
 def median_filter_labels(labels: np.ndarray, size: int) -> np.ndarray:
-    """Median over time of class INDICES, as published with TST for 50Salads and Breakfast.
+    """Median over time of class INDICES [time] int, as published with TST for 50Salads and Breakfast.
 
     Classes have no order, so the middle of a window that holds classes 2 and 9 can be class 5. The published numbers
     contain this step; `mode_filter` is the sane choice.

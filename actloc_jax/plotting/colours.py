@@ -63,12 +63,12 @@ def class_colours(class_names: Sequence[str]) -> np.ndarray:
 
 
 def hex_code(colour: np.ndarray) -> str:
-    """`#rrggbb` of a colour in 0..1."""
+    """`#rrggbb` of a colour [3] in 0..1."""
     return "#" + "".join(f"{round(255 * float(channel)):02x}" for channel in colour)
 
 
 def ink_on(colour: np.ndarray) -> str:
-    """Black or white, whichever reads better on `colour` (relative luminance, WCAG 2)."""
+    """Black or white, whichever reads better on `colour` [3] in 0..1 (relative luminance, WCAG 2)."""
     linear = np.where(np.asarray(colour) <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
     return "black" if float(linear @ (0.2126, 0.7152, 0.0722)) > 0.18 else "white"
 

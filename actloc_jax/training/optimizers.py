@@ -264,7 +264,7 @@ def halve_on_plateau(patience: int, steps_per_epoch: int, rtol: float = 1e-4) ->
 
 
 def plateau_scale(opt_state: Any) -> jax.Array:
-    """The factor by which a `halve_on_plateau` inside `opt_state` scales the rate now; 1 if there is none."""
+    """Scalar float32: the factor by which a `halve_on_plateau` inside `opt_state` scales the rate; 1 without one."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, PlateauState))
     scales = [node.plateau.scale for node in nodes if isinstance(node, PlateauState)]
     return math.prod(scales, start=jnp.ones(()))

@@ -155,7 +155,10 @@ def run_targets(found: Runs, labels: jax.Array, mask: jax.Array, num_classes: in
 
 
 def one_round_loss(output: OneRoundOutput, targets: RunTargets, mask: jax.Array) -> OneRoundLoss:
-    """Classification, focal and dice loss, each the mean over the runs of a video; 0 for a video without frames."""
+    """Classification, focal and dice loss, [batch] float32 each: means over a video's runs; 0 without frames.
+
+    `mask` is [batch, time] bool.
+    """
     log_probability = jax.nn.log_softmax(output.segment_logits, axis=-1)
     chosen = jnp.take_along_axis(log_probability, targets.label[:, :, None], axis=-1)[:, :, 0]
     focal, dice = mask_losses(output.segment_masks, targets.inside, mask)

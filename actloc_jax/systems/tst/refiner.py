@@ -139,7 +139,10 @@ def run_means(found: Runs, frames: jax.Array) -> jax.Array:
 
 
 def masked_softmax(scores: jax.Array, allowed: jax.Array) -> jax.Array:
-    """Softmax over the last axis where `allowed`, in float32; rows with nothing allowed are uniform, not NaN."""
+    """[..., keys] softmax of `scores` (same shape) over the keys `allowed` (broadcast to it), float32.
+
+    Rows with nothing allowed are uniform, not NaN.
+    """
     return jax.nn.softmax(jnp.where(allowed, scores.astype(jnp.float32), MASKED), axis=-1)
 
 
