@@ -25,6 +25,7 @@ from actloc_jax.systems import api
 from actloc_jax.training import checkpoints, sharding
 from actloc_jax.training.logging import MetricWriter, log_to_file
 from actloc_jax.training.progress import Progress
+from actloc_jax.training.state import Gradients, TrainStep, without
 
 log = logging.getLogger(__name__)
 
@@ -159,17 +160,26 @@ def _start(
 
 
 def _compiled_step(stage: api.TrainStage, shardings: Any, mesh: jax.sharding.Mesh):
-    """The stage's step, jitted once with the state donated; says when a new batch shape makes it compile again."""
-
-    def step(state: Any, batch: api.Batch, key: jax.Array):
-        return stage.train_step(state, batch, jax.random.fold_in(key, state.step))
+    """The stage's step, jitted with the state donated; says when a new batch shape compiles its first half again."""
 
     everywhere = sharding.replicated(mesh)
-    compiled = jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(shardings, sharding.batch_sharding(mesh), everywhere),
-        out_shardings=(shardings, everywhere),
+    rows = sharding.batch_sharding(mesh)
+    seen, updated = without(shardings, "extra", "opt_state"), without(shardings, "extra", "batch_stats")
+    found = Gradients(shardings.params, shardings.batch_stats, shardings.extra, everywhere)
+    gradients, update = stage.train_step
+    compiled = TrainStep(
+        jax.jit(
+            gradients,
+            donate_argnums=0,
+            in_shardings=(shardings.extra, seen, rows, everywhere),
+            out_shardings=found,
+        ),
+        jax.jit(
+            update,
+            donate_argnums=0,
+            in_shardings=(updated, shardings.params, everywhere),
+            out_shardings=(updated, everywhere),
+        ),
     )
     shapes: set[tuple[Any, ...]] = set()
 

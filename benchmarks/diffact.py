@@ -14,12 +14,10 @@ import argparse
 import importlib
 import resource
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -28,7 +26,8 @@ from actloc_jax.data import boundaries
 from actloc_jax.layers.functional import Network, Params
 from actloc_jax.systems.tst import adapters, diffact_losses
 from actloc_jax.training import optimizers
-from benchmarks.timing import Row, measure, print_rows, random_labels
+from actloc_jax.training.state import Batch, LossOutput, TrainState, create, gradient_step
+from benchmarks.timing import Row, measure, measure_train_step, print_rows, random_labels
 
 ROWS = ("sample", "batch", "train")
 
@@ -75,21 +74,16 @@ def training_row(config: ConfigDict, frames: int, repeat: int) -> Row:
     adam = optimizers.adam(options.learning_rate, weight_decay=options.weight_decay)
     tx = optimizers.accumulate(adam, options.accumulate)
 
-    def step(params: Params, state: Any, key: jax.Array, batch: dict[str, jax.Array]) -> tuple[Params, Any, jax.Array]:
+    def loss(params: Params, state: TrainState, batch: Batch, key: jax.Array) -> LossOutput:
         draw_key, dropout_key = jax.random.split(key)
         draws = diffact_losses.draw(sizes, batch, draw_key, options.conditions)
+        rngs = nnx.Rngs(dropout=dropout_key)
+        total, parts = diffact_losses.diffact_loss(
+            network, params, batch, draws, sizes=sizes, weights=options.losses, rngs=rngs
+        )
+        return LossOutput(total, parts, {}, {})
 
-        def loss(params: Params) -> Any:
-            rngs = nnx.Rngs(dropout=dropout_key)
-            return diffact_losses.diffact_loss(
-                network, params, batch, draws, sizes=sizes, weights=options.losses, rngs=rngs
-            )
-
-        (total, _), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, state = tx.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, total
-
-    return measure("train", step, (params, tx.init(params), jax.random.key(3), batch), repeat)
+    return measure_train_step(gradient_step(loss, tx), create(params, tx), batch, repeat)
 
 
 def main() -> None:

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from actloc_jax.layers.functional import Network, Params
 from actloc_jax.systems.tst import inference, losses
 from actloc_jax.systems.tst.refiner import Refiner, RefinerSizes, refiner_group
 from actloc_jax.training import optimizers
-from benchmarks.timing import Row, measure, print_rows, random_labels
+from actloc_jax.training.state import Batch, LossOutput, TrainState, create, gradient_step
+from benchmarks.timing import Row, measure, measure_train_step, print_rows, random_labels
 
 
 def random_batch(sizes: RefinerSizes, batch: int, frames: int, segments: int) -> tuple[jax.Array, ...]:
@@ -37,7 +36,7 @@ def random_batch(sizes: RefinerSizes, batch: int, frames: int, segments: int) ->
 
 
 def rows(sizes: RefinerSizes, batch: int, frames: int, segments: int, repeat: int) -> Iterator[Row]:
-    """The rows "refiner" (labels of a batch) and "tst_train" (loss, matching, gradient, Adam; with dropout)."""
+    """The rows "refiner" (labels of a batch) and "train" (loss, matching, gradient, Adam; with dropout)."""
     network = Network(lambda rngs: Refiner(sizes, rngs=rngs))
     params = network.init(jax.random.key(0))
     features, predictions, labels, mask = random_batch(sizes, batch, frames, segments)
@@ -50,16 +49,12 @@ def rows(sizes: RefinerSizes, batch: int, frames: int, segments: int, repeat: in
     adam = optimizers.adam(5e-4, weight_decay=1e-4)
     tx = optimizers.grouped(dict.fromkeys(("pixel_decoder", "transformer", "heads"), adam), refiner_group)
 
-    def train_step(params: Params, state: Any, key: jax.Array, *inputs: jax.Array) -> tuple[Params, Any, jax.Array]:
-        def loss(params: Params) -> Any:
-            return losses.tst_loss(network, params, *inputs, bg_weight=0.1, rngs=nnx.Rngs(dropout=key))
+    def loss(params: Params, state: TrainState, batch: Batch, key: jax.Array) -> LossOutput:
+        rngs = nnx.Rngs(dropout=key)
+        return LossOutput(*losses.tst_loss(network, params, **batch, bg_weight=0.1, rngs=rngs), {}, {})
 
-        (total, _), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, state = tx.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, total
-
-    inputs = (features, predictions, labels, mask)
-    yield measure("tst_train", train_step, (params, tx.init(params), jax.random.key(1), *inputs), repeat)
+    batch = {"features": features, "predictions": predictions, "labels": labels, "mask": mask}
+    yield measure_train_step(gradient_step(loss, tx), create(params, tx), batch, repeat)
 
 
 def main() -> None:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from actloc_jax.training.state import Batch, TrainState, TrainStep, without
 
 
 class Row(NamedTuple):
@@ -24,12 +27,32 @@ def measure(name: str, function: Callable[..., Any], arguments: tuple, repeat: i
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - start
     jax.block_until_ready(compiled(*arguments))
-    calls = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        calls.append(1000 * (time.perf_counter() - start))
-    return Row(name, compile_seconds, np.array(calls))
+    return Row(name, compile_seconds, np.array([_milliseconds(lambda: compiled(*arguments)) for _ in range(repeat)]))
+
+
+def measure_train_step(step: TrainStep, state: TrainState, batch: Batch, repeat: int) -> Row:
+    """The row "train": a step as the loop takes it, the state donated; compiled is the half that sees the batch."""
+    key = jax.random.key(3)
+    state = jax.tree.map(jnp.copy, state)  # leaves of a fresh state may share memory; what is donated must not
+    seen = without(state, "extra", "opt_state")
+    start = time.perf_counter()
+    gradients = jax.jit(step.gradients, donate_argnums=0).lower(state.extra, seen, batch, key).compile()
+    compile_seconds = time.perf_counter() - start
+    compiled = TrainStep(gradients, jax.jit(step.update, donate_argnums=0))
+
+    def advance() -> TrainState:
+        nonlocal state
+        state, _ = compiled(state, batch, key)
+        return state
+
+    jax.block_until_ready(advance())
+    return Row("train", compile_seconds, np.array([_milliseconds(advance) for _ in range(repeat)]))
+
+
+def _milliseconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return 1000 * (time.perf_counter() - start)
 
 
 def print_rows(title: str, rows: Iterable[Row]) -> None:

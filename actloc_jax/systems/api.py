@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from actloc_jax.results.types import Result
-from actloc_jax.training.state import Batch, Metrics, TrainState
+from actloc_jax.training.state import Batch, TrainState, TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class TrainStage:
         scratch: `key -> TrainState` at step 0; traceable, so that shapes are known without allocating.
         warm_start: `state -> state` with parameters of an earlier stage or of a converted file; runs once, on the host.
         batches: `() -> iterator` over endless host batches with `get_state` and `set_state`.
-        train_step: `(state, batch, key) -> (state, scalars)`; pure, jitted once by the loop with the state donated.
+        train_step: gradients and update, pure; the loop jits both, with the state donated.
         predictor: for evaluation during and after this stage.
         evaluate_at: `epoch -> whether to evaluate after it`; epochs count from 0.
         select: metric whose best evaluation is kept (ties: the later), or None for the last.
@@ -89,7 +89,7 @@ class TrainStage:
     steps_per_epoch: int
     scratch: Callable[[jax.Array], TrainState]
     batches: Callable[[], Any]
-    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+    train_step: TrainStep
     predictor: Predictor
     evaluate_at: Callable[[int], bool]
     select: str | None = None

@@ -50,7 +50,6 @@ class LossOutput(NamedTuple):
 
 
 LossFn = Callable[[Any, TrainState, Batch, jax.Array], LossOutput]
-StepFn = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
 def create(
@@ -67,8 +66,41 @@ def create(
     )
 
 
-def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_decay: float | None = None) -> StepFn:
-    """The train step of a stage that follows a gradient: `(state, batch, key) -> (state, metrics)`, pure.
+class Gradients(NamedTuple):
+    """What the first half of a train step finds: gradients of the parameters, and `LossOutput`'s other fields."""
+
+    params: Any
+    batch_stats: Any
+    extra: Any
+    scalars: Metrics
+
+
+class TrainStep(NamedTuple):
+    """A train step in two pure halves, so that a new batch shape compiles only the first of them.
+
+    Attributes:
+        gradients: `(extra, state without extra and opt_state, batch, key) -> Gradients`; `extra` may be donated.
+        update: `(state without extra and batch_stats, gradients of the parameters, scalars) -> (state, scalars)`; sees
+            no batch; the state may be donated.
+    """
+
+    gradients: Callable[[Any, TrainState, Batch, jax.Array], Gradients]
+    update: Callable[[TrainState, Any, Metrics], tuple[TrainState, Metrics]]
+
+    def __call__(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        """Both halves: the state after the step, and scalars to log. `key` is the same in all steps."""
+        found = self.gradients(state.extra, without(state, "extra", "opt_state"), batch, key)
+        state, scalars = self.update(without(state, "extra", "batch_stats"), found.params, found.scalars)
+        return state._replace(batch_stats=found.batch_stats, extra=found.extra), scalars
+
+
+def without(state: TrainState, *fields: str) -> TrainState:
+    """The state with these fields empty."""
+    return state._replace(**dict.fromkeys(fields, ()))
+
+
+def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_decay: float | None = None) -> TrainStep:
+    """The train step of a stage that follows a gradient.
 
     Args:
         loss_fn: `(params, state, batch, key) -> LossOutput`; differentiated in its first argument.
@@ -82,12 +114,17 @@ def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_deca
 
     tx = optax.with_extra_args_support(tx)
 
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        grads, output = jax.grad(objective, has_aux=True)(state.params, state, batch, key)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=output.loss)
+    def gradients(extra: Any, state: TrainState, batch: Batch, key: jax.Array) -> Gradients:
+        state = state._replace(extra=extra)
+        step_key = jax.random.fold_in(key, state.step)
+        grads, output = jax.grad(objective, has_aux=True)(state.params, state, batch, step_key)
+        return Gradients(grads, output.batch_stats, output.extra, {"loss": output.loss, **output.metrics})
+
+    def update(state: TrainState, grads: Any, scalars: Metrics) -> tuple[TrainState, Metrics]:
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=scalars["loss"])
         params = optax.apply_updates(state.params, updates)
         ema = state.ema if ema_decay is None else ema_lib.update(state.ema, params, ema_decay)
-        metrics = {"loss": output.loss, "grad_norm": optax.tree.norm(grads), **output.metrics}
-        return TrainState(params, output.batch_stats, opt_state, ema, state.step + 1, output.extra), metrics
+        state = state._replace(params=params, opt_state=opt_state, ema=ema, step=state.step + 1)
+        return state, {**scalars, "grad_norm": optax.tree.norm(grads)}
 
-    return step
+    return TrainStep(gradients, update)

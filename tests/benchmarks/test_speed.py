@@ -24,4 +24,4 @@ def test_diffact(capsys) -> None:
 def test_refiner() -> None:
     sizes = RefinerSizes(num_classes=5, feature_dim=8, inner_dim=8)
     names = [row.name for row in refiner.rows(sizes, batch=1, frames=40, segments=4, repeat=1)]
-    assert names == ["refiner", "tst_train"]
+    assert names == ["refiner", "train"]

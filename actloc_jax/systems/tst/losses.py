@@ -18,7 +18,7 @@ from actloc_jax.layers.functional import Network
 from actloc_jax.ops.matching import match_runs
 from actloc_jax.ops.segments import Runs, runs
 from actloc_jax.systems.tst.capacity import largest_run_count, loss_with_capacity, segment_capacities
-from actloc_jax.systems.tst.refiner import frame_labels
+from actloc_jax.systems.tst.refiner import FRAME_BLOCKS, frame_labels
 
 IGNORE = -1
 FOCAL_ALPHA = 0.25  # weight of frames inside the segment; those outside weigh 1 - alpha
@@ -112,7 +112,7 @@ def tst_loss(
         params, memory = trained
         proposed, matched, truth, mask, key = fixed
         dropout = None if key is None else nnx.Rngs(dropout=key)
-        output = network(params, memory, proposed, capacity, method="refine_segments", rngs=dropout)
+        output = network({**frame_params, **params}, memory, proposed, capacity, method="refine_segments", rngs=dropout)
         loss = set_loss(
             output.segment_logits,
             output.segment_masks,
@@ -129,8 +129,11 @@ def tst_loss(
 
     key = None if rngs is None else rngs.dropout()
     largest = largest_run_count(proposed, mask)
+    # Only what a capacity's branch trains goes through it: its gradients are compiled once per capacity.
+    frame_params = {name: block for name, block in params.items() if name in FRAME_BLOCKS}
+    segment_params = {name: block for name, block in params.items() if name not in FRAME_BLOCKS}
     return loss_with_capacity(
-        segment_loss, capacities, largest, (params, memory), (proposed, matched, truth, mask, key)
+        segment_loss, capacities, largest, (segment_params, memory), (proposed, matched, truth, mask, key)
     )
 
 

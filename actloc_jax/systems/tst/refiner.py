@@ -27,6 +27,9 @@ ONEHOT_WIDTH = 128
 NO_LABEL = -1
 MASKED = -1e30  # a score that no softmax notices, finite so that rows without any frame stay finite
 
+# Blocks that `encode_frames` uses and `refine_segments` does not.
+FRAME_BLOCKS = ("feat_down", "pixel_decoder", "pd_proj", "pd_proj2")
+
 # Parameters that the published checkpoints hold but no output depends on.
 UNUSED_PARAMETERS = ("pixel_decoder/conv_out/", "cross_attn/norm1/", "cross_attn2/norm1/", "self_attn/self_attn/")
 
