@@ -166,10 +166,10 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     """Metrics as text: a row per source, a column per metric; a dash where a source has none."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     width = max([len(name) for name in rows] + [6])
-    lines = [" " * width + "".join(f"{name:>9}" for name in columns)]
+    widths = {name: max(9, len(name) + 2) for name in columns}  # two blanks, so that long names do not run together
+    lines = [" " * width + "".join(f"{name:>{widths[name]}}" for name in columns)]
     for name, row in rows.items():
-        cells = (
-            f"{row[column]:9.2f}" if column in row and np.isfinite(row[column]) else f"{'-':>9}" for column in columns
-        )
-        lines.append(f"{name:<{width}}" + "".join(cells))
+        values = {column: row.get(column, np.nan) for column in columns}
+        cells = {column: f"{value:.2f}" if np.isfinite(value) else "-" for column, value in values.items()}
+        lines.append(f"{name:<{width}}" + "".join(f"{cells[column]:>{widths[column]}}" for column in columns))
     return "\n".join(lines)

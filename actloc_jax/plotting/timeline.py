@@ -17,9 +17,9 @@ from actloc_jax.plotting.colours import class_colours, ink_on, published_colours
 
 PUBLISHED_DPI = 150
 _TICK_STEPS_SEC = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 18000)
-_WIDTH_INCH = 14.0
+WIDTH_INCH = 14.0
 _BAR_FONT = 7.0
-_LEGEND_FONT = 8.5
+LEGEND_FONT = 8.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +84,10 @@ def timeline(
         raise ValueError(f"Unknown timeline style {style!r}; known: default, published.")
     colours = class_colours(class_names)
     present = present_classes(rows)
-    columns = _legend_columns([class_names[index] for index in present])
+    columns = legend_columns([class_names[index] for index in present])
     legend_height = 0.19 * math.ceil(len(present) / max(columns, 1)) + 0.15
     curve_height = 0.9 if confidence else 0.0
-    figure = Figure(figsize=(_WIDTH_INCH, 0.42 * len(rows) + curve_height + legend_height + 0.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCH, 0.42 * len(rows) + curve_height + legend_height + 0.9), layout="constrained")
     heights = [0.42 * len(rows), curve_height] if confidence else [1.0]
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     duration = duration_sec(rows, frame_rate)
@@ -97,12 +97,12 @@ def timeline(
         _draw_confidence(axes[1], confidence, frame_rate)
         axes[0].tick_params(bottom=False)
         axes[0].spines["bottom"].set_visible(False)
-    _time_axis(axes[-1], duration)
+    time_axis(axes[-1], duration)
     if title:
         axes[0].set_title(title, loc="left", fontsize=11)
     handles = [Patch(color=colours[index], label=class_names[index]) for index in present]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=_LEGEND_FONT, frameon=False,
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=LEGEND_FONT, frameon=False,
                       handlelength=1.0, handleheight=0.9, columnspacing=1.2, borderaxespad=0.2)  # fmt: skip
     return figure
 
@@ -153,6 +153,23 @@ def clock_unit(duration: float) -> str:
     return "s" if duration < 120 else "h:min:s" if duration >= 3600 else "min:s"
 
 
+def time_axis(axes: Axes, duration: float) -> None:
+    """Makes the horizontal axis one of `duration` seconds with round ticks."""
+    axes.set_xlim(0, duration)
+    axes.xaxis.set_major_locator(ticker.FixedLocator(time_ticks(duration)))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda seconds, _: clock(seconds, duration)))
+    axes.set_xlabel(f"time ({clock_unit(duration)})", fontsize=9)
+
+
+def legend_columns(names: Sequence[str]) -> int:
+    """As many columns as fit beside each other, so that the legend stays inside the figure."""
+    if not names:
+        return 1
+    longest = max(len(name) for name in names)
+    column_inch = (0.6 * LEGEND_FONT * longest + 3.4 * LEGEND_FONT) / 72
+    return max(1, min(len(names), int((WIDTH_INCH - 0.5) / column_inch)))
+
+
 def _draw_rows(
     axes: Axes,
     rows: Sequence[Row],
@@ -161,7 +178,7 @@ def _draw_rows(
     frame_rate: float,
     duration: float,
 ) -> None:
-    points_per_sec = 72 * (_WIDTH_INCH - 3.0) / duration
+    points_per_sec = 72 * (WIDTH_INCH - 3.0) / duration
     for position, row in enumerate(rows):
         borders, labels = label_runs(row.labels)
         shown = labels >= 0
@@ -196,22 +213,6 @@ def _draw_confidence(axes: Axes, confidence: Mapping[str, np.ndarray], frame_rat
     axes.spines[["top", "right"]].set_visible(False)
     if len(confidence) > 1:
         axes.legend(loc="lower right", fontsize=7.5, ncols=len(confidence))
-
-
-def _time_axis(axes: Axes, duration: float) -> None:
-    axes.set_xlim(0, duration)
-    axes.xaxis.set_major_locator(ticker.FixedLocator(time_ticks(duration)))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda seconds, _: clock(seconds, duration)))
-    axes.set_xlabel(f"time ({clock_unit(duration)})", fontsize=9)
-
-
-def _legend_columns(names: Sequence[str]) -> int:
-    """As many columns as fit beside each other, so that the legend stays inside the figure."""
-    if not names:
-        return 1
-    longest = max(len(name) for name in names)
-    column_inch = (0.6 * _LEGEND_FONT * longest + 3.4 * _LEGEND_FONT) / 72
-    return max(1, min(len(names), int((_WIDTH_INCH - 0.5) / column_inch)))
 
 
 def _published(rows: Sequence[Row], title: str) -> Figure:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from actloc_jax.metrics import segmentation as metrics
@@ -15,10 +14,10 @@ from actloc_jax.plotting.confusion import confusion
 from actloc_jax.plotting.curves import training_curves
 from actloc_jax.plotting.report import VideoReport, html_report
 from actloc_jax.plotting.timeline import Row, timeline
+from actloc_jax.results.files import save_figure, write_frame_labels, write_text
 from actloc_jax.results.types import FrameLabels
 from actloc_jax.training.logging import read_metrics
 
-HEADER = "### Frame level recognition: ###"
 Results = Mapping[str, Sequence[FrameLabels]]
 Truth = Mapping[str, np.ndarray]
 
@@ -46,12 +45,7 @@ def score(
 
 def write(results: Sequence[FrameLabels], class_names: Sequence[str], folder: epath.Path) -> None:
     """One file per video as MS-TCN and TST write them: a header line, then all class names in one line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for result in results:
-        names = " ".join(class_names[label] for label in result.labels)
-        temporary = folder / f".{result.video}.unfinished"
-        temporary.write_text(f"{HEADER}\n{names}")
-        temporary.replace(folder / result.video)
+    write_frame_labels(results, class_names, folder)
 
 
 def timelines(
@@ -75,7 +69,7 @@ def timelines(
             confidence=None if confidence is None else {"confidence": confidence},
         )  # fmt: skip
         paths.append(folder / f"timeline_{video}.png")
-        _save(figure, paths[-1])
+        save_figure(figure, paths[-1])
     return paths
 
 
@@ -120,7 +114,7 @@ def report(
     if logged:
         figures["Training"] = training_curves(logged, title=title)
     for name, figure in figures.items():
-        _save(figure, folder / f"{name.lower()}.png")
+        save_figure(figure, folder / f"{name.lower()}.png")
     videos = [
         VideoReport(
             result.video,
@@ -135,9 +129,7 @@ def report(
         title, videos=videos, class_names=class_names, frame_rate=frame_rate, scores={**scores, **references},
         confusion_counts=counts, figures=figures, worst_by="F1@50",
     )  # fmt: skip
-    temporary = workdir / "report.html.unfinished"
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_text(path, text)
     return path
 
 
@@ -156,8 +148,3 @@ def _rows(results: Results, video: str, truth: Truth | None) -> list[Row]:
 
 def _confidence(results: Results, video: str) -> np.ndarray | None:
     return next((result.confidence for result in next(iter(results.values())) if result.video == video), None)
-
-
-def _save(figure: Figure, path: epath.Path) -> None:
-    with path.open("wb") as file:
-        figure.savefig(file, format="png", dpi=110)

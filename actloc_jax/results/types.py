@@ -6,6 +6,13 @@ import dataclasses
 
 import numpy as np
 
+EMBEDDED_FRAMES = 256  # enough for a figure, small enough to keep for every video
+
+
+def embedded_frames(time: int) -> np.ndarray:
+    """Frames whose embeddings a result carries: all of a short video, else 256 evenly spaced ones; int64 [frames]."""
+    return np.linspace(0, time - 1, min(time, EMBEDDED_FRAMES)).round().astype(np.int64)
+
 
 @dataclasses.dataclass(frozen=True)
 class FrameLabels:
@@ -13,13 +20,19 @@ class FrameLabels:
 
     Attributes:
         video: name of the video.
-        labels: int32 [time] class indices at the video's annotation rate.
+        labels: int32 [time] class indices (cluster ids, where nobody named the classes) at the video's annotation rate.
         confidence: float32 [time] in 0..1, or None.
+        scores: float32 [time, classes] assignment of every frame, such as the rows of a soft assignment, or None.
+        embedding: float32 [frames, channels] unit embeddings of the frames `embedded_frames(time)`, or None.
+        loss: the system's loss on the video, or None.
     """
 
     video: str
     labels: np.ndarray
     confidence: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    embedding: np.ndarray | None = None
+    loss: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
