@@ -88,6 +88,7 @@ def test_bars_of_unknown_rate_count_frames_and_mark_every_border():
     assert axes.get_xlim() == (0, 6)
     borders = [c for c in axes.collections if ": " not in c.get_label()]
     assert [[segment[0][0] for segment in lines.get_segments()] for lines in borders] == [[2, 5], [2, 5]]
+    assert all(0 < lines.get_linewidth()[0] <= 0.8 for lines in borders)
 
 
 def test_bars_need_a_prediction():
@@ -198,6 +199,7 @@ def test_embedding_map_colours_labels_and_names_centres():
     boxes = {text.get_text(): text.xy for text in axes.texts}
     assert set(boxes) == {"0, 4", "1", "2"}, "coinciding centres share a box, an empty cluster has none"
     np.testing.assert_allclose(boxes["1"], (centres[1] - mean) @ plane)
+    np.testing.assert_allclose(boxes["0, 4"], (centres[[0, 4]].mean(axis=0) - mean) @ plane)
     assert f"{100 * shares[0]:.0f}%" in axes.get_xlabel()
     assert f"{100 * shares[1]:.0f}%" in axes.get_ylabel()
 
