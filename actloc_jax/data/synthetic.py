@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
@@ -71,6 +73,14 @@ class Settings:
     seed: int = 0
 
 
+class FeatureSettings(Protocol):
+    """What `draw_features` needs to know; see `Settings`."""
+
+    noise: float
+    burst_every: float
+    smear: float
+
+
 @dataclasses.dataclass(frozen=True)
 class SyntheticVideo:
     """One generated video.
@@ -96,13 +106,30 @@ def generate(settings: Settings) -> tuple[list[SyntheticVideo], list[SyntheticVi
         activity = activities[number % len(activities)]
         labels = _draw_labels(activity, rng)
         videos.append(
-            SyntheticVideo(f"{activity}_{number:03d}", _draw_features(labels, prototypes, settings, rng), labels)
+            SyntheticVideo(f"{activity}_{number:03d}", draw_features(labels, prototypes, settings, rng), labels)
         )
     return videos[: settings.train_videos], videos[settings.train_videos :]
 
 
 def write_folder(root: epath.PathLike, settings: Settings) -> epath.Path:
     """Writes the generated data as an MS-TCN folder with one split; does nothing if it is there already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    return write_once(root, settings, lambda folder: _write(folder, settings))
+
+
+def write_once(root: epath.PathLike, settings: Any, write: Callable[[epath.Path], None]) -> epath.Path:
+    """Writes a generated data set and, beside it, the settings it was made with; does nothing if it is there already.
+
+    Args:
+        root: folder of the data set.
+        settings: dataclass of plain values.
+        write: fills a folder that does not exist yet; a failed attempt leaves nothing at `root`.
 
     Returns:
         The folder.
@@ -124,7 +151,7 @@ def write_folder(root: epath.PathLike, settings: Settings) -> epath.Path:
     unfinished = root.parent / f".{root.name}.unfinished"
     if unfinished.exists():
         unfinished.rmtree()
-    _write(unfinished, settings)
+    write(unfinished)
     (unfinished / "synthetic.json").write_text(stamp)
     unfinished.rename(root)
     return root
@@ -171,14 +198,21 @@ def _draw_labels(activity: str, rng: np.random.Generator) -> np.ndarray:
     return np.repeat([CLASSES.index(action) for action in actions], frames).astype(np.int32)
 
 
-def _draw_features(
-    labels: np.ndarray, prototypes: np.ndarray, settings: Settings, rng: np.random.Generator
+def draw_features(
+    labels: np.ndarray, prototypes: np.ndarray, settings: FeatureSettings, rng: np.random.Generator
 ) -> np.ndarray:
-    """[time, channels] float32: smeared prototypes of the seen classes, plus noise."""
+    """[time, channels] float32: smeared prototypes of the seen classes, plus noise.
+
+    Args:
+        labels: [time] class indices.
+        prototypes: [classes, channels].
+        settings: noise, bursts and smear, as described in `Settings`.
+        rng: of all draws.
+    """
     seen = labels.copy()
     for start in np.flatnonzero(rng.random(len(labels)) < 1 / settings.burst_every):
-        seen[start : start + int(rng.integers(3, 11))] = rng.integers(len(CLASSES))
-    one_hot = np.eye(len(CLASSES))[seen]
+        seen[start : start + int(rng.integers(3, 11))] = rng.integers(len(prototypes))
+    one_hot = np.eye(len(prototypes))[seen]
     smeared = ndimage.gaussian_filter1d(one_hot, settings.smear, axis=0, mode="nearest")
-    noise = settings.noise * rng.standard_normal([len(labels), settings.channels])
+    noise = settings.noise * rng.standard_normal([len(labels), prototypes.shape[1]])
     return (smeared @ prototypes + noise).astype(np.float32)
