@@ -1,12 +1,12 @@
 """What is shared behind the two result types of a system: files, metrics, figures, reports.
 
-RESULTS maps a task to its module; each offers `score`, `write` and `report`.
+RESULTS maps a task to its module; each offers `score`, `write`, `timelines` and `report`.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from actloc_jax.results import segmentation
+from actloc_jax.results import clusters, segmentation
 
-RESULTS: dict[str, ModuleType] = {"segmentation": segmentation}
+RESULTS: dict[str, ModuleType] = {"segmentation": segmentation, "unsupervised segmentation": clusters}
