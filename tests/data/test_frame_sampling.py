@@ -54,6 +54,15 @@ def test_a_legacy_generator_draws_what_the_original_draws():
     assert sample_frames(100, 8, np.random.RandomState(5))[0].tolist() == expected.tolist()
 
 
+def test_the_last_frame_is_drawn_where_asked_for():
+    rng = np.random.default_rng(0)
+    draws = np.array([sample_frames(21, 4, rng, draw_last=True)[0] for _ in range(300)])
+    assert set(draws[:, -1]) == set(range(15, 21))
+    assert draws[:, 2].max() == 14
+    sampled = SampledFrames(4, jitter=True, standardise=False, draw_last=True)
+    assert 20 in {sampled(make_record(21), rng)["features"][-1, 0] for _ in range(300)}
+
+
 @pytest.mark.parametrize("jitter", [False, True])
 def test_a_short_video_is_filled_up_with_its_last_frame(jitter):
     sample = SampledFrames(6, jitter=jitter, standardise=False)(make_record(5), np.random.default_rng(0))
@@ -105,6 +114,16 @@ def test_statistics_are_those_of_the_sample_with_its_repeats():
     repeated = np.array([0, 1, 2, 3, 4, 4, 4, 4.0])
     expected = (repeated - repeated.mean()) / repeated.std() / np.sqrt(2)
     np.testing.assert_allclose(sample["features"][:, 0], expected, atol=1e-6)
+
+
+def test_statistics_of_the_whole_video_do_not_depend_on_the_sample():
+    whole = WholeVideo(standardise=True)(make_record(50), np.random.default_rng(0))["features"]
+    sampled = SampledFrames(9, jitter=True, standardise=True, of_whole_video=True)
+    plain = SampledFrames(9, jitter=True, standardise=False)
+    frames = plain(make_record(50), np.random.default_rng(3))["features"][:, 0].astype(int)
+    np.testing.assert_array_equal(sampled(make_record(50), np.random.default_rng(3))["features"], whole[frames])
+    raw = SampledFrames(9, jitter=False, standardise=False, of_whole_video=True)
+    assert raw(make_record(50), np.random.default_rng(0))["features"][-1, 0] == 49
 
 
 def test_the_whole_video_and_its_length():

@@ -55,13 +55,22 @@ def test_actions_keep_their_order_and_some_are_left_out():
     assert min(np.bincount(video.labels)[np.unique(video.labels)].min() for video in videos) >= synthetic.LEAST_FRAMES
 
 
+def test_pauses_lie_between_the_actions():
+    for plain, paused in zip(synthetic.generate(Settings()), synthetic.generate(Settings(pauses=True)), strict=True):
+        labels = paused.labels
+        np.testing.assert_array_equal(labels[labels < len(synthetic.ACTIONS)], plain.labels)
+        segments = labels[np.flatnonzero(np.diff(labels, prepend=-1))]
+        assert (segments[::2] == len(synthetic.ACTIONS)).all()
+        assert (segments[1::2] < len(synthetic.ACTIONS)).all()
+
+
 def test_equal_parts_are_a_poor_guess_and_single_frames_flicker():
     videos = synthetic.generate(Settings())
     truths = {video.name: video.labels for video in videos}
-    assert clustering.chance(truths, len(synthetic.ACTIONS))["MoF"] < 60
+    assert clustering.chance(truths, len(synthetic.ACTIONS))["MoF"] < 55
     frames, labels = (np.concatenate([getattr(video, name) for video in videos]) for name in ("features", "labels"))
     means = np.stack([frames[labels == label].mean(axis=0) for label in range(len(synthetic.ACTIONS))])
     nearest = {video.name: (video.features @ means.T).argmax(axis=1) for video in videos}
     scores = clustering.evaluate(nearest, truths)
     assert scores["MoF"] > 70  # the classes are there to be found
-    assert scores["F1 exact"] < 50  # but not by looking at single frames
+    assert scores["F1 exact"] < 38  # but not by looking at single frames
