@@ -16,7 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from actloc_jax.plotting.colours import ink_on
-from actloc_jax.plotting.timeline import LEGEND_FONT, WIDTH_INCH, Row, label_runs, legend_columns, time_axis
+from actloc_jax.plotting.timeline import LEGEND_FONT, WIDTH_INCH, Row, known_rate, label_runs, legend_columns, time_axis
 
 _PUBLISHED_COUNT = 40  # colours of tab20 and tab20b together
 _BAR_FONT = 7.0
@@ -113,7 +113,7 @@ def segmentation_bars(
     legend_height = 0.19 * math.ceil(len(styles) / columns) + 0.15
     figure = Figure(figsize=(WIDTH_INCH, 0.5 * len(rows) + legend_height + 0.9), layout="constrained")
     axes = figure.subplots()
-    seconds = 1 / frame_rate if frame_rate > 0 else 1.0
+    seconds = 1 / known_rate(frame_rate)
     longest = max(1, *(len(row.labels) for row in rows))
     points_per_frame = 72 * (WIDTH_INCH - 1.5) / longest
     for position, row in enumerate(rows):
@@ -122,7 +122,7 @@ def segmentation_bars(
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(left=False)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    _frames_or_time(axes, longest, frame_rate)
+    time_axis(axes, longest, frame_rate)
     axes.set_title(title, loc="left", fontsize=11)
     figure.legend(
         handles=[Patch(**style) for style in styles.values()], loc="outside lower center", ncols=columns,
@@ -349,7 +349,7 @@ def _assignment_panels(
     height = max(1.6, 0.165 * count)
     figure = Figure(figsize=(WIDTH_INCH, (height + 0.35) * len(panels) + 0.7), layout="constrained")
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    end = time / frame_rate if frame_rate > 0 else time
+    end = time / known_rate(frame_rate)
     for axes, (name, scores) in zip(grid, panels.items(), strict=True):
         image: AxesImage = axes.imshow(
             _pooled(scores).T, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest",
@@ -359,7 +359,7 @@ def _assignment_panels(
             axes.axvline(boundary * end / time, **_BOUNDARY)
         axes.set_yticks(range(count), names, fontsize=8)
         axes.set_title(name, loc="left", fontsize=10)
-    _frames_or_time(grid[-1], time, frame_rate)
+    time_axis(grid[-1], time, frame_rate)
     figure.colorbar(image, ax=list(grid), label="assignment", fraction=0.03, pad=0.01)
     return figure
 
@@ -388,14 +388,6 @@ def _pooled(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores, np.float64)
     starts = np.linspace(0, len(scores), min(len(scores), _MAP_COLUMNS), endpoint=False).astype(np.int64)
     return np.add.reduceat(scores, starts, axis=0) / np.diff([*starts, len(scores)])[:, None]
-
-
-def _frames_or_time(axes: Axes, frames: int, frame_rate: float) -> None:
-    if frame_rate > 0:
-        time_axis(axes, frames / frame_rate)
-    else:
-        axes.set_xlim(0, frames)
-        axes.set_xlabel("frame", fontsize=9)
 
 
 def _cosine(vectors: np.ndarray) -> np.ndarray:

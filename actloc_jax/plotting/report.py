@@ -56,7 +56,7 @@ def html_report(
         title: heading.
         videos: all videos of the evaluation.
         class_names: by class index.
-        frame_rate: label frames per second.
+        frame_rate: label frames per second; 0 if unknown (times are then counted in frames).
         scores: row name -> metric -> value, such as "TST", "DiffAct", "paper", "chance"; the first row is set in bold.
         confusion_counts: [classes, classes] frames, rows the ground truth; gives the table of classes.
         figures: heading -> figure (confusion matrix, training curves), embedded as PNG.
@@ -143,15 +143,16 @@ def _class_table(counts: np.ndarray, class_names: Sequence[str]) -> str:
 
 def _video_table(videos: Sequence[VideoReport], frame_rate: float) -> str:
     metrics = list(dict.fromkeys(name for video in videos for name in video.scores))
+    unit, digits = ("seconds", 1) if frame_rate > 0 else ("frames", 0)
     rows = [
         [
             f'<a href="#video-{position}">{html.escape(video.name)}</a>',
-            f"{duration_sec(video.rows, frame_rate):.1f}",
+            f"{duration_sec(video.rows, frame_rate):.{digits}f}",
             *(_number(video.scores.get(metric)) for metric in metrics),
         ]
         for position, video in enumerate(videos)
     ]
-    return _table(["video", "seconds", *metrics], rows)
+    return _table(["video", unit, *metrics], rows)
 
 
 def _timelines(videos: Sequence[VideoReport], class_names: Sequence[str], frame_rate: float) -> str:

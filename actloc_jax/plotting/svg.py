@@ -14,6 +14,7 @@ from actloc_jax.plotting.timeline import (
     clock,
     clock_unit,
     duration_sec,
+    known_rate,
     label_runs,
     time_ticks,
 )
@@ -34,7 +35,7 @@ def timeline_svg(
     Args:
         rows: at least one, top to bottom; notes are not drawn.
         class_names: by class index.
-        frame_rate: label frames per second.
+        frame_rate: label frames per second; 0 if unknown (times are then counted in frames).
         confidence: float [time] in 0..1, drawn below the rows.
 
     Raises:
@@ -47,9 +48,9 @@ def timeline_svg(
              for position, row in enumerate(rows)]  # fmt: skip
     bottom = _PITCH * len(rows)
     if confidence is not None and len(confidence):
-        parts.append(_curve(np.asarray(confidence, np.float64), bottom, frame_rate, duration))
+        parts.append(_curve(np.asarray(confidence, np.float64), bottom, known_rate(frame_rate), duration))
         bottom += _CURVE_HEIGHT
-    parts.append(_axis(bottom, duration))
+    parts.append(_axis(bottom, duration, in_frames=frame_rate <= 0))
     return (
         f'<svg class="timeline" viewBox="0 0 {_NAMES_WIDTH + _BARS_WIDTH + 15} {bottom + _AXIS_HEIGHT}" '
         f'font-size="{_FONT}" fill="currentColor" role="img">{"".join(parts)}</svg>'
@@ -62,15 +63,17 @@ def _row(
     baseline = top + _BAR_HEIGHT / 2 + 0.35 * _FONT
     parts = [f'<text x="{_NAMES_WIDTH - 8}" y="{baseline:g}" text-anchor="end">{html.escape(row.name)}</text>']
     borders, labels = label_runs(row.labels)
-    for start, end, label in zip(borders[:-1] / frame_rate, borders[1:] / frame_rate, labels, strict=True):
+    borders = borders / known_rate(frame_rate)
+    for start, end, label in zip(borders[:-1], borders[1:], labels, strict=True):
         if label < 0:
             continue
         name = html.escape(class_names[label])
+        span = f"{start:.2f} to {end:.2f} s" if frame_rate > 0 else f"frames {start:.0f} to {end - 1:.0f}"
         x, width = _x(start, duration), _BARS_WIDTH * (end - start) / duration
         parts.append(
             f'<rect x="{x:.2f}" y="{top:g}" width="{width:.2f}" height="{_BAR_HEIGHT}" '
             f'fill="{hex_code(colours[label])}">'
-            f"<title>{name}  {start:.2f} to {end:.2f} s</title></rect>"
+            f"<title>{name}  {span}</title></rect>"
         )
         if width > 0.62 * _FONT * len(class_names[label]):
             parts.append(
@@ -98,18 +101,19 @@ def _curve(confidence: np.ndarray, top: float, frame_rate: float, duration: floa
     return guides + name + line
 
 
-def _axis(top: float, duration: float) -> str:
+def _axis(top: float, duration: float, *, in_frames: bool) -> str:
     ticks = "".join(
         f'<line x1="{_x(tick, duration):.2f}" x2="{_x(tick, duration):.2f}" y1="{top}" y2="{top + 4}" '
         f'stroke="currentColor"/><text x="{_x(tick, duration):.2f}" y="{top + 16}" text-anchor="middle">'
-        f"{clock(tick, duration)}</text>"
+        f"{f'{tick:.0f}' if in_frames else clock(tick, duration)}</text>"
         for tick in time_ticks(duration)
     )
     line = (
         f'<line x1="{_NAMES_WIDTH}" x2="{_NAMES_WIDTH + _BARS_WIDTH}" y1="{top}" y2="{top}" '
         f'stroke="currentColor" stroke-width="0.8"/>'
     )
-    unit = f'<text x="{_NAMES_WIDTH - 8}" y="{top + 16}" text-anchor="end">time ({clock_unit(duration)})</text>'
+    quantity = "frame" if in_frames else f"time ({clock_unit(duration)})"
+    unit = f'<text x="{_NAMES_WIDTH - 8}" y="{top + 16}" text-anchor="end">{quantity}</text>'
     return line + ticks + unit
 
 

@@ -68,7 +68,7 @@ def timeline(
     Args:
         rows: at least one; the ground truth usually first.
         class_names: by class index.
-        frame_rate: label frames per second.
+        frame_rate: label frames per second; 0 if unknown (the axis then counts frames).
         title: usually the video's name.
         confidence: curve name -> float [time] in 0..1, drawn below the rows at the same frame rate.
         style: "published" draws TST's qualitative figure (`scripts/visualize.py`: its colour table, time in frames,
@@ -90,14 +90,14 @@ def timeline(
     figure = Figure(figsize=(WIDTH_INCH, 0.42 * len(rows) + curve_height + legend_height + 0.9), layout="constrained")
     heights = [0.42 * len(rows), curve_height] if confidence else [1.0]
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-    duration = duration_sec(rows, frame_rate)
+    longest = max(1, *(len(row.labels) for row in rows))
 
-    _draw_rows(axes[0], rows, class_names, colours, frame_rate, duration)
+    _draw_rows(axes[0], rows, class_names, colours, known_rate(frame_rate), duration_sec(rows, frame_rate))
     if confidence:
-        _draw_confidence(axes[1], confidence, frame_rate)
+        _draw_confidence(axes[1], confidence, known_rate(frame_rate))
         axes[0].tick_params(bottom=False)
         axes[0].spines["bottom"].set_visible(False)
-    time_axis(axes[-1], duration)
+    time_axis(axes[-1], longest, frame_rate)
     if title:
         axes[0].set_title(title, loc="left", fontsize=11)
     handles = [Patch(color=colours[index], label=class_names[index]) for index in present]
@@ -129,8 +129,13 @@ def present_classes(rows: Sequence[Row]) -> list[int]:
 
 
 def duration_sec(rows: Sequence[Row], frame_rate: float) -> float:
-    """Seconds of the longest row (at least one frame, so that an axis has a width)."""
-    return max(1, *(len(row.labels) for row in rows)) / frame_rate
+    """Seconds of the longest row (at least one frame, so that an axis has a width); frames if the rate is unknown."""
+    return max(1, *(len(row.labels) for row in rows)) / known_rate(frame_rate)
+
+
+def known_rate(frame_rate: float) -> float:
+    """The frame rate, or 1 where it is unknown (0): an axis then counts frames."""
+    return frame_rate if frame_rate > 0 else 1.0
 
 
 def time_ticks(duration: float, most: int = 14) -> list[float]:
@@ -153,12 +158,14 @@ def clock_unit(duration: float) -> str:
     return "s" if duration < 120 else "h:min:s" if duration >= 3600 else "min:s"
 
 
-def time_axis(axes: Axes, duration: float) -> None:
-    """Makes the horizontal axis one of `duration` seconds with round ticks."""
+def time_axis(axes: Axes, frames: int, frame_rate: float) -> None:
+    """Makes the horizontal axis one of seconds with round ticks, or of frames where the rate is unknown (0)."""
+    duration = frames / known_rate(frame_rate)
     axes.set_xlim(0, duration)
-    axes.xaxis.set_major_locator(ticker.FixedLocator(time_ticks(duration)))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda seconds, _: clock(seconds, duration)))
-    axes.set_xlabel(f"time ({clock_unit(duration)})", fontsize=9)
+    if frame_rate > 0:
+        axes.xaxis.set_major_locator(ticker.FixedLocator(time_ticks(duration)))
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda seconds, _: clock(seconds, duration)))
+    axes.set_xlabel(f"time ({clock_unit(duration)})" if frame_rate > 0 else "frame", fontsize=9)
 
 
 def legend_columns(names: Sequence[str]) -> int:

@@ -109,7 +109,7 @@ def report(
         scores: metrics by source.
         references: the paper's numbers and chance, shown below them.
         title: heading of the report.
-        frame_rate: label frames per second.
+        frame_rate: label frames per second; 0 if unknown (times are then counted in frames).
         workdir: where files go, and where metrics.jsonl of a training lies.
         options: the `eval` group of the config.
 
@@ -138,7 +138,7 @@ def report(
         title,
         videos=[_video_report(results, result, truth, matching, class_names, options) for result in own],
         class_names=[*class_names, *cluster_names(max(_count(rows) for rows in results.values()))],
-        frame_rate=_known_rate(frame_rate),
+        frame_rate=frame_rate,
         scores={**scores, **references},
         confusion_counts=_renamed_counts(own, truth, matching, len(class_names)),
         figures=figures,
@@ -157,7 +157,7 @@ def _unmatched_figures(
     confidence = None if result.confidence is None else {"confidence": result.confidence}
     figures = {
         "timeline": timeline(
-            rows, names, frame_rate=_known_rate(frame_rate), title=result.video, confidence=confidence
+            rows, names, frame_rate=frame_rate, title=result.video, confidence=confidence
         )
     }  # fmt: skip
     if result.scores is not None:
@@ -316,8 +316,3 @@ def _count(results: Sequence[FrameLabels]) -> int:
     """Number of clusters, as far as results tell: as many as have scores, or as many as are seen."""
     seen = max((int(result.labels.max(initial=-1)) + 1 for result in results), default=0)
     return max([seen, *(result.scores.shape[1] for result in results if result.scores is not None)])
-
-
-def _known_rate(frame_rate: float) -> float:
-    """The frame rate, or 1 where it is unknown: the report's seconds then count frames."""
-    return frame_rate if frame_rate > 0 else 1.0

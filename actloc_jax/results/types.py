@@ -11,7 +11,8 @@ EMBEDDED_FRAMES = 256  # enough for a figure, small enough to keep for every vid
 
 def embedded_frames(time: int) -> np.ndarray:
     """Frames whose embeddings a result carries: all of a short video, else 256 evenly spaced ones; int64 [frames]."""
-    return np.linspace(0, time - 1, min(time, EMBEDDED_FRAMES)).round().astype(np.int64)
+    count = min(time, EMBEDDED_FRAMES)
+    return np.arange(count) * (time - 1) // max(count - 1, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,6 +124,16 @@ def test_prediction_without_truth_shows_clusters_and_assignments(results, tmp_pa
     assert keywords["cluster_names"] == [f"cluster_0{k}" for k in range(6)]
 
 
+def test_prediction_at_an_unknown_rate_counts_frames(results, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(clusters, "save_figure", lambda figure, path: figures.append(figure))
+    clusters.timelines(results, NAMES, epath.Path(tmp_path), frame_rate=0.0, options=OPTIONS)
+    assert [figure.axes[0].get_xlim() for figure in figures[1::2]] == [(0, 60), (0, 340), (0, 60)]
+    assert {figure.axes[0].get_xlabel() for figure in figures[1::2]} == {"frame"}
+    assert {figure.axes[-1].get_xlabel() for figure in figures[::2]} == {"frame"}, "bars of the clusters"
+    assert [figure.axes[-1].get_xlim() for figure in figures[::2]] == [(0, 60), (0, 340), (0, 60)]
+
+
 def test_report_writes_every_figure(results, tmp_path, drawn):
     path = make_report(results, epath.Path(tmp_path))
     assert path == epath.Path(tmp_path) / "report.html"
@@ -178,6 +188,10 @@ def test_report_of_plain_labels_and_a_video_that_is_not_evaluated(results, tmp_p
     figures = {file.name for file in (tmp_path / "figures").iterdir()}
     assert figures == {"timeline_one.png", "timeline_two.png", "contingency.png"}
     assert "<h3>six <small></small></h3>" in text
+    assert "<title>take  frames 10 to 39</title>" in text
+    assert "<th>frames</th><th>MoF</th>" in text
+    assert "<td>340</td>" in text
+    assert ">frame</text>" in text
 
 
 def test_own_scores_alone_give_a_single_assignment(results, tmp_path, drawn):
