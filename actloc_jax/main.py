@@ -88,8 +88,6 @@ def _run() -> int:
         if not _INPUTS.value:
             raise ValueError("--mode=predict needs --inputs=<feature files or folders>.")
         checkpoint = _CHECKPOINT.value or _WORKDIR.value
-        if checkpoint is None:
-            raise ValueError("--mode=predict needs --checkpoint=<model folder or workdir>.")
         predict.predict(checkpoint, _INPUTS.value, _WORKDIR.value or "runs/predictions", config=config)
         return 0
     if config is None:

@@ -19,12 +19,16 @@ log = logging.getLogger(__name__)
 
 
 def predict(
-    checkpoint: epath.PathLike, inputs: Sequence[str], workdir: epath.PathLike, *, config: ConfigDict | None = None
+    checkpoint: epath.PathLike | None,
+    inputs: Sequence[str],
+    workdir: epath.PathLike,
+    *,
+    config: ConfigDict | None = None,
 ) -> list[Result]:
     """Predicts every input and writes `predictions/` and `figures/` into `workdir`.
 
     Args:
-        checkpoint: a model folder, or a workdir whose last stage is meant.
+        checkpoint: a model folder, or a workdir whose last stage is meant; None for a config that needs no model.
         inputs: files or folders of what the system reads (features for the segmentation systems).
         workdir: where results go; made where missing.
         config: where given, its `decode` and `eval` groups replace the checkpoint's.
@@ -37,11 +41,17 @@ def predict(
         ValueError: the inputs do not fit the checkpoint; all problems are named.
     """
     workdir = epath.Path(workdir)
-    folder = checkpoints.find_model(checkpoint)
-    model, meta = checkpoints.load_model(folder)
-    if config is not None:
-        workdirs.check_system(meta, config.system, folder)
-    settings = workdirs.checkpoint_config(meta, config)
+    meta = None if config is None else systems.of(config).without_model(config)
+    if meta is not None:
+        folder, model, settings = "no model", {}, config
+    elif checkpoint is None:
+        raise ValueError("--mode=predict needs --checkpoint=<model folder or workdir>.")
+    else:
+        folder = checkpoints.find_model(checkpoint)
+        model, meta = checkpoints.load_model(folder)
+        if config is not None:
+            workdirs.check_system(meta, config.system, folder)
+        settings = workdirs.checkpoint_config(meta, config)
     system = systems.of(settings)
     source = system.inputs(settings, meta, inputs)
     predictor = system.predictor(settings, meta["class_names"], meta["stage"])

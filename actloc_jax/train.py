@@ -166,16 +166,15 @@ def _compiled_step(stage: api.TrainStage, shardings: Any, mesh: jax.sharding.Mes
     rows = sharding.batch_sharding(mesh)
     seen, updated = without(shardings, "extra", "opt_state"), without(shardings, "extra", "batch_stats")
     found = Gradients(shardings.params, shardings.batch_stats, shardings.extra, everywhere)
-    gradients, update = stage.train_step
     compiled = TrainStep(
         jax.jit(
-            gradients,
+            stage.train_step.gradients,
             donate_argnums=0,
             in_shardings=(shardings.extra, seen, rows, everywhere),
             out_shardings=found,
         ),
         jax.jit(
-            update,
+            stage.train_step.update,
             donate_argnums=0,
             in_shardings=(updated, shardings.params, everywhere),
             out_shardings=(updated, everywhere),

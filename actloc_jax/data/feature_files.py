@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -217,3 +217,21 @@ def describe_not_finite(features: np.ndarray) -> str:
         f"{np.count_nonzero(~finite)} NaN or infinite values in {len(bad_frames)} of {features.shape[-2]} frames, "
         f"first in frame {bad_frames[0]}"
     )
+
+
+def input_files(paths: Sequence[str], suffix: str) -> list[epath.Path]:
+    """The files that a user names: files as they are, of a folder those with `suffix`, sorted.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder has no such file.
+    """
+    files: list[epath.Path] = []
+    for name in paths:
+        path = epath.Path(name)
+        if not path.exists():
+            raise FileNotFoundError(f"--inputs: {path} does not exist; expected a {suffix} file or a folder of them.")
+        found = sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path]
+        if not found:
+            raise FileNotFoundError(f"--inputs: {path} holds no {suffix} files; expected one per video.")
+        files += found
+    return files

@@ -5,9 +5,10 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from actloc_jax.systems.api import System
+from actloc_jax.systems.asot.system import SYSTEM as ASOT
 from actloc_jax.systems.tst.system import SYSTEM as TST
 
-SYSTEMS: dict[str, System] = {"tst": TST}
+SYSTEMS: dict[str, System] = {"tst": TST, "asot": ASOT}
 
 
 def of(config: ConfigDict) -> System:

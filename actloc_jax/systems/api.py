@@ -117,11 +117,13 @@ class System:
 
     Attributes:
         name: key in SYSTEMS.
-        task: "segmentation" or "detection"; names the shared files, metrics and figures.
+        task: key in RESULTS; names the shared files, metrics and figures.
         dataset: `(config, workdir) -> Dataset`; may generate the demo's data into the workdir.
         stages: `(config, dataset, workdir) -> stages`, in order.
         inputs: `(config, meta, paths) -> random-access sequence of records`, for predict on a user's files.
         predictor: `(config, class names, stage name) -> Predictor`, from a checkpoint's meta alone.
+        without_model: `config -> meta`, what stands for a checkpoint's meta if the config predicts without a model, or
+            None if it needs one.
     """
 
     name: str
@@ -130,3 +132,4 @@ class System:
     stages: Callable[[Any, Dataset, epath.Path], Sequence[Stage]]
     inputs: Callable[[Any, dict[str, Any], Sequence[str]], Sequence[Any]]
     predictor: Callable[[Any, Sequence[str], str], Predictor]
+    without_model: Callable[[Any], dict[str, Any] | None] = lambda config: None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -75,7 +76,8 @@ class Gradients(NamedTuple):
     scalars: Metrics
 
 
-class TrainStep(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
     """A train step in two pure halves, so that a new batch shape compiles only the first of them.
 
     Attributes:
@@ -99,13 +101,20 @@ def without(state: TrainState, *fields: str) -> TrainState:
     return state._replace(**dict.fromkeys(fields, ()))
 
 
-def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_decay: float | None = None) -> TrainStep:
+def gradient_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    ema_decay: float | None = None,
+    project: Callable[[Any], Any] = lambda params: params,
+) -> TrainStep:
     """The train step of a stage that follows a gradient.
 
     Args:
         loss_fn: `(params, state, batch, key) -> LossOutput`; differentiated in its first argument.
         tx: the optimizer; receives the loss as `value` for schedules that look at it.
         ema_decay: where given, `state.ema` follows the parameters with this decay.
+        project: puts the parameters back where they belong before every step (clusters onto the sphere).
     """
 
     def objective(params: Any, *rest: Any) -> tuple[jax.Array, LossOutput]:
@@ -115,14 +124,15 @@ def gradient_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, ema_deca
     tx = optax.with_extra_args_support(tx)
 
     def gradients(extra: Any, state: TrainState, batch: Batch, key: jax.Array) -> Gradients:
-        state = state._replace(extra=extra)
+        state = state._replace(extra=extra, params=project(state.params))
         step_key = jax.random.fold_in(key, state.step)
         grads, output = jax.grad(objective, has_aux=True)(state.params, state, batch, step_key)
         return Gradients(grads, output.batch_stats, output.extra, {"loss": output.loss, **output.metrics})
 
     def update(state: TrainState, grads: Any, scalars: Metrics) -> tuple[TrainState, Metrics]:
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=scalars["loss"])
-        params = optax.apply_updates(state.params, updates)
+        params = project(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, params, value=scalars["loss"])
+        params = optax.apply_updates(params, updates)
         ema = state.ema if ema_decay is None else ema_lib.update(state.ema, params, ema_decay)
         state = state._replace(params=params, opt_state=opt_state, ema=ema, step=state.step + 1)
         return state, {**scalars, "grad_norm": optax.tree.norm(grads)}

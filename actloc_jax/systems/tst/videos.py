@@ -222,15 +222,7 @@ def open_inputs(config: ConfigDict, meta: dict[str, Any], paths: Sequence[str]) 
     del meta
     from_backbone = config.backbone.kind == FILES
     suffix = ".npz" if from_backbone else ".npy"
-    files: list[epath.Path] = []
-    for name in paths:
-        path = epath.Path(name)
-        if not path.exists():
-            raise FileNotFoundError(f"--inputs: {path} does not exist; expected a {suffix} file or a folder of them.")
-        found = sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path]
-        if not found:
-            raise FileNotFoundError(f"--inputs: {path} holds no {suffix} files; expected one per video.")
-        files += found
+    files = feature_files.input_files(paths, suffix)
     if from_backbone:
         return FrameFiles(
             files, sample_rate=config.data.sample_rate, feature_dim=config.backbone.feature_dim,
