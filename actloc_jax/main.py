@@ -7,7 +7,8 @@
 
 A config takes arguments after a colon, separated by commas: `:split=2`, `:split=all` (every split, then their mean),
 `:demo` (about a minute on two CPU cores, on generated data), `:fixed` (the sane choice for every quirk).
-Any field can be set: `--config.train.seed=1`. A second run in the same workdir goes on where the first one stopped.
+Any field can be set: `--config.train.seed=1`, and tried with several values: `--sweep=train.seed=1,2,3`.
+A second run in the same workdir goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -28,6 +30,9 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Model to evaluate or to predict with: a converted folder or a workdir; default: --workdir."
 )
 _INPUTS = flags.DEFINE_list("inputs", [], "predict: files or folders, separated by commas.")
+_SWEEP = flags.DEFINE_string(
+    "sweep", "", "train, evaluate: run once for each value of a field: transport.radius=0.02,0.04."
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "When a run fails, also show where in the code it did.")
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -80,7 +85,7 @@ def _parse(argv: list[str]) -> list[str]:
 def _run() -> int:
     from etils import epath
 
-    from actloc_jax import inspect, predict, splits, train
+    from actloc_jax import inspect, predict, splits, sweep, train
     from actloc_jax.evaluate import evaluate
 
     config = _CONFIG.value
@@ -100,10 +105,16 @@ def _run() -> int:
     if _MODE.value == "inspect":
         errors = sum(inspect.inspect(splits.of_split(config, split), workdir) for split in splits.chosen(config))
         return 1 if errors else 0
-    if _MODE.value == "train":
-        splits.each(config, workdir, train.train)
+
+    def run(config: Any, workdir: epath.Path) -> dict[str, dict[str, float]]:
+        if _MODE.value == "train":
+            return splits.each(config, workdir, train.train)
+        return splits.each(config, workdir, lambda c, w: evaluate(c, w, checkpoint=_CHECKPOINT.value))
+
+    if _SWEEP.value:
+        sweep.each(config, workdir, _SWEEP.value, run)
     else:
-        splits.each(config, workdir, lambda c, w: evaluate(c, w, checkpoint=_CHECKPOINT.value))
+        run(config, workdir)
     return 0
 
 

@@ -8,16 +8,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-PUBLISHED_VALUES = {
-    # eps, radius, alpha, rho, lambda and cluster numbers of the paper's sensitivity study (`run_sensitivity.sh`)
-    "transport.radius": (0.02, 0.04, 0.06, 0.08, 0.1),
-    "transport.lambda_actions": (0.08, 0.11, 0.14, 0.17, 0.2),
-    "transport.alpha": (0.1, 0.3, 0.5, 0.7, 0.9),
-    "transport.rho": (0.1, 0.15, 0.2, 0.25, 0.3),
-    "transport.epsilon": (0.03, 0.05, 0.07, 0.09, 0.11),
-    "clusters.videos": (10, 14, 19, 24, 29),
-}
-
 
 def quirks(fixed: bool) -> ConfigDict:
     """The switches that `docs/quirks.md` explains: True reproduces the original, False is the sane choice."""

@@ -137,3 +137,32 @@ def _epoch_axis(axes: Axes, rows: Rows) -> None:
         top = axes.secondary_xaxis("top", functions=(lambda step: step / length, lambda epoch: epoch * length))
         top.set_xlabel("epoch", fontsize=8)
         top.tick_params(labelsize=8)
+
+
+def sweep_curves(field: str, scores: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figure:
+    """Draws metrics over the values of a config field.
+
+    Args:
+        field: name of the field, for the axis.
+        scores: metrics by value as written, in the order to draw them.
+        title: above the figure.
+    """
+    figure = Figure(figsize=(7.5, 4.0), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(name for row in scores.values() for name in row))
+    for index, name in enumerate(names):
+        axes.plot(
+            range(len(scores)),
+            [row.get(name, np.nan) for row in scores.values()],
+            marker="o",
+            color=f"C{index % 10}",
+            linestyle=_LINE_STYLES[index // 10 % len(_LINE_STYLES)],
+            label=name,
+        )
+    axes.set_xticks(range(len(scores)), list(scores))
+    axes.set_xlabel(field)
+    axes.set_title(title, fontsize=11)
+    axes.grid(linewidth=0.4, alpha=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+    return figure
