@@ -4,6 +4,8 @@
     python -m convert tst split_1_best.pth --dry-run
     python -m convert tst --back checkpoints/gtea_1 split_1.npz
     python -m convert tst-cache cache/gtea_split1 caches/gtea_1
+    python -m convert asot epoch=29-step=990.ckpt checkpoints/salads --class-names dataset/FS/mapping/mappingeval.txt
+    python -m convert asot --back checkpoints/salads salads.npz
 
 A file may be a path (also gs://) or hf://owner/repository/path.
 """
@@ -35,30 +37,42 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    tst = commands.add_parser("tst", help="TST, DiffAct and ASFormer checkpoints")
-    tst.add_argument("source", help="the .pth / .model / .pt file; with --back a model folder")
-    tst.add_argument("target", nargs="?", help="the model folder to write; with --back the .npz to write")
-    tst.add_argument(
-        "--back", action="store_true", help="from a model folder to an .npz with PyTorch's keys and layouts"
-    )
-    tst.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")
-    tst.add_argument("--to-npz", metavar="FILE", help="also write our parameters as an .npz with flat paths")
-    tst.add_argument(
-        "--class-names", metavar="MAPPING", help="the data set's mapping.txt, for the names of the classes"
-    )
-    tst.add_argument("--dataset", help="gtea, 50salads or breakfast: what shapes do not tell is taken from its config")
-    tst.add_argument(
-        "--set", metavar="FIELD=JSON", action="append", default=[], type=_setting,
-        help="a config field that shapes do not tell, e.g. backbone.diffusion.scale=0.5",
+    _add_system(
+        commands, "tst", "TST, DiffAct and ASFormer checkpoints",
+        files=".pth / .model / .pt", datasets="gtea, 50salads or breakfast", example="backbone.diffusion.scale=0.5",
     )  # fmt: skip
-    tst.add_argument("--allow-missing", metavar="REGEX", help="keys that may be absent; they get fresh initial values")
-    tst.add_argument("--allow-extra", metavar="REGEX", help="keys that may be left out")
-    tst.set_defaults(run=_tst)
+    _add_system(
+        commands, "asot", "Lightning checkpoints of ASOT",
+        files=".ckpt / .pth", datasets="breakfast, yti, 50salads or desktop_assembly", example="data.standardise=true",
+    )  # fmt: skip
     cache = commands.add_parser("tst-cache", help="TST's cache of backbone outputs")
     cache.add_argument("source", help="folder with meta.json and seed_xxx/<video>.pt")
     cache.add_argument("target", help="the cache folder to write")
     cache.set_defaults(run=_tst_cache)
     return parser
+
+
+def _add_system(commands: Any, system: str, title: str, *, files: str, datasets: str, example: str) -> None:
+    """The command that converts the checkpoints of a system."""
+    parser = commands.add_parser(system, help=title)
+    parser.add_argument("source", help=f"the {files} file; with --back a model folder")
+    parser.add_argument("target", nargs="?", help="the model folder to write; with --back the .npz to write")
+    parser.add_argument(
+        "--back", action="store_true", help="from a model folder to an .npz with PyTorch's keys and layouts"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")
+    parser.add_argument("--to-npz", metavar="FILE", help="also write our parameters as an .npz with flat paths")
+    parser.add_argument(
+        "--class-names", metavar="MAPPING", help="the data set's mapping.txt, for the names of the classes"
+    )
+    parser.add_argument("--dataset", help=f"{datasets}: what the file does not tell is taken from its config")
+    parser.add_argument(
+        "--set", metavar="FIELD=JSON", action="append", default=[], type=_setting,
+        help=f"a config field that the file does not tell, e.g. {example}",
+    )  # fmt: skip
+    parser.add_argument("--allow-missing", metavar="REGEX", help="keys that may be absent; they get fresh values")
+    parser.add_argument("--allow-extra", metavar="REGEX", help="keys that may be left out")
+    parser.set_defaults(run=_convert, system=system)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -71,17 +85,18 @@ def _setting(text: str) -> tuple[str, Any]:
         ) from err
 
 
-def _tst(args: argparse.Namespace) -> int:
-    from convert import files, tst  # after the flags, so that --help answers at once
+def _convert(args: argparse.Namespace) -> int:
+    from convert import asot, checked, files, tst  # after the flags, so that --help answers at once
 
-    if args.target is None and not (args.dry_run or args.to_npz):
+    converter = {"tst": tst, "asot": asot}[args.system]
+    if args.target is None and (args.back or not (args.dry_run or args.to_npz)):
         raise ValueError("a target is needed, or --dry-run, or --to-npz FILE")
     if args.back:
-        state = tst.back(epath.Path(args.source))
+        state = converter.back(epath.Path(args.source))
         files.write_npz(epath.Path(args.target), state)
         print(f"{args.target}: {len(state):,} entries in PyTorch's layout")
         return 0
-    converted = tst.convert(
+    converted = converter.convert(
         files.fetch(args.source),
         dataset=args.dataset,
         settings=dict(args.set),
@@ -89,14 +104,16 @@ def _tst(args: argparse.Namespace) -> int:
         allow_missing=args.allow_missing,
         allow_extra=args.allow_extra,
     )
-    print(tst.mapping_text(converted) if args.dry_run else "\n".join([*converted.notes, tst.summary(converted)]))
+    print(
+        checked.mapping_text(converted) if args.dry_run else "\n".join([*converted.notes, checked.summary(converted)])
+    )
     if args.dry_run:
         return 0
     if args.to_npz:
         files.write_npz(epath.Path(args.to_npz), converted.params)
         print(f"wrote {args.to_npz}")
     if args.target:
-        tst.save(converted, epath.Path(args.target))
+        checked.save(converted, epath.Path(args.target))
         print(f"wrote the model checkpoint {args.target}")
     return 0
 

@@ -17,7 +17,10 @@ Array = np.ndarray
 
 
 class Leaf(NamedTuple):
-    """One array of a module: its PyTorch and our name, and the change of layout each way."""
+    """One array of a module: its PyTorch and our name, and the change of layout each way.
+
+    Both names are empty where the rule names the array itself: a parameter that is in no module.
+    """
 
     torch: str
     ours: str
@@ -53,8 +56,9 @@ LAYOUTS: dict[str, tuple[Leaf, ...]] = {
         Leaf("in_proj_weight", "kernel", _reversed_axes, _reversed_axes),
         Leaf("in_proj_bias", "bias", _same, _same),
     ),
+    "matrix": (Leaf("", "", _same, _same),),
 }
-_WEIGHT_AXES = {"linear": 2, "pointwise": 3, "conv": 3, "embedding": 2, "in_projection": 2}
+_WEIGHT_AXES = {"linear": 2, "pointwise": 3, "conv": 3, "embedding": 2, "in_projection": 2, "matrix": 2}
 
 
 class Rule(NamedTuple):
@@ -121,20 +125,20 @@ class Table:
         """The entry of a PyTorch key, or None if no rule has it."""
         for pattern, rule in self._by_key:
             if found := pattern.fullmatch(key):
-                *words, name = found.groups()
+                *words, name = found.groups(default="")
                 for leaf in LAYOUTS[rule.layout]:
                     if leaf.torch == name:
-                        return Entry(key, f"{_filled(rule.ours, words, 2)}/{leaf.ours}", rule.layout, leaf)
+                        return Entry(key, _joined(_filled(rule.ours, words, 2), "/", leaf.ours), rule.layout, leaf)
         return None
 
     def entry_of_path(self, path: str) -> Entry | None:
         """The entry of one of our paths, or None if no rule has it."""
         for pattern, rule in self._by_path:
             if found := pattern.fullmatch(path):
-                *words, name = found.groups()
+                *words, name = found.groups(default="")
                 for leaf in LAYOUTS[rule.layout]:
                     if leaf.ours == name:
-                        return Entry(f"{_filled(rule.torch, words, 1)}.{leaf.torch}", path, rule.layout, leaf)
+                        return Entry(_joined(_filled(rule.torch, words, 1), ".", leaf.torch), path, rule.layout, leaf)
         return None
 
     def under(self, torch_prefix: str, our_prefix: str) -> list[Rule]:
@@ -210,13 +214,17 @@ _PLACEHOLDER = re.compile(r"\{([^}]*)\}")
 
 
 def _pattern(name: str, separator: str) -> str:
-    """Regular expression of a name with placeholders, followed by the name of an array."""
+    """Regular expression of a name with placeholders, followed by the name of an array where it has its own."""
     parts = _PLACEHOLDER.split(name)  # alternates literal text and the insides of placeholders
     pieces = [
         re.escape(part) if place % 2 == 0 else (r"(\d+)" if part == "i" else f"({part})")
         for place, part in enumerate(parts)
     ]
-    return "".join(pieces) + separator + r"(\w+)"
+    return "".join(pieces) + rf"(?:{separator}(\w+))?"
+
+
+def _joined(module: str, separator: str, name: str) -> str:
+    return f"{module}{separator}{name}" if name else module
 
 
 def _filled(name: str, words: list[str], digits: int) -> str:

@@ -7,7 +7,6 @@ the condition, how to sample, the sample rate) comes from the experiment file of
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from convert import tst_tables
+from convert import experiments, tst_tables
 from convert.mapping import Table
 
 DATASETS = ("gtea", "50salads", "breakfast")
@@ -79,7 +78,10 @@ def family_of(state: Mapping[str, Any], source: epath.Path) -> Family:
         if any(key.startswith(family.mark) for key in state):
             return family
     known = "; ".join(f"{family.name} ({family.mark}...)" for family in FAMILIES)
-    raise ValueError(f"{source} is of no known family; its keys begin {sorted(state)[:4]}. Known: {known}")
+    raise ValueError(
+        f"{source} is of no known family; its keys begin {sorted(state)[:4]}. Known: {known}. "
+        "For ASOT (mlp..., clusters) use: python -m convert asot"
+    )
 
 
 def sizes_of(family: Family, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -153,7 +155,7 @@ def config_for(
         raise ValueError(f"--dataset={dataset} is unknown; use one of {', '.join(DATASETS)}")
     sizes = sizes_of(family, state)
     candidates = {name: _experiment(family, name) for name in ([dataset] if dataset else DATASETS)}
-    fitting = [name for name, config in candidates.items() if not _differences(config, sizes)]
+    fitting = [name for name, config in candidates.items() if not experiments.differing(config, sizes)]
     if not fitting and dataset is None:
         found = ", ".join(f"{field}={size}" for field, size in sizes.items())
         raise ValueError(
@@ -162,16 +164,16 @@ def config_for(
         )
     name = fitting[0] if fitting else dataset
     config = candidates[name]
-    differing = _differences(config, sizes)
+    differing = [f"{field}={sizes[field]}" for field in experiments.differing(config, sizes)]
     for field, value in (sizes | dict(settings)).items():
-        _replace(config, field, value)
+        experiments.replace(config, field, value)
     _check_condition(family, state, config, source)
-    assumed = [field for field in _ASSUMED if field not in settings and _field(config, field) is not None]
+    assumed = [field for field in _ASSUMED if field not in settings and experiments.value(config, field) is not None]
     notes = (
         [f"sizes of the file that are not those of the {name} experiment: {', '.join(differing)}"] if differing else []
     )
     notes += [f"assumed, because shapes do not tell, from the {name} experiment:"]
-    return config, notes + [f"  {field} = {_field(config, field)}" for field in assumed]
+    return config, notes + [f"  {field} = {experiments.value(config, field)}" for field in assumed]
 
 
 def _experiment(family: Family, dataset: str) -> ConfigDict:
@@ -179,10 +181,10 @@ def _experiment(family: Family, dataset: str) -> ConfigDict:
 
     One experiment file has ASFormer as its backbone; its networks are the same on every data set, which gives the rest.
     """
-    config = _experiment_file(f"tst_{dataset}")
+    config = experiments.experiment(f"tst_{dataset}")
     if family.backbone == "diffact":
         return config
-    asformer = _experiment_file("tst_asformer_50salads")
+    asformer = experiments.experiment("tst_asformer_50salads")
     if asformer.data.num_classes != config.data.num_classes:
         asformer.data, asformer.eval = config.data, config.eval
     if family.backbone == "asformer_plain":
@@ -197,39 +199,6 @@ def _experiment(family: Family, dataset: str) -> ConfigDict:
             }
         )
     return asformer
-
-
-def _experiment_file(name: str) -> ConfigDict:
-    try:
-        return importlib.import_module(f"configs.{name}").get_config()
-    except ModuleNotFoundError as err:
-        raise ValueError(f"configs/{name}.py cannot be imported: run the command from the repository's root") from err
-
-
-def _field(config: ConfigDict, field: str) -> Any:
-    """The value of a dotted field, None where it is absent."""
-    node: Any = config
-    for part in field.split("."):
-        node = node.get(part) if isinstance(node, ConfigDict) else None
-    return node
-
-
-def _differences(config: ConfigDict, sizes: Mapping[str, Any]) -> list[str]:
-    return [f"{field}={size}" for field, size in sizes.items() if _field(config, field) != size]
-
-
-def _replace(config: ConfigDict, field: str, value: Any) -> None:
-    """Sets a dotted field that exists; a list becomes a tuple, as in the experiment files."""
-    *groups, last = field.split(".")
-    node = config
-    for part in groups:
-        node = node.get(part) if isinstance(node, ConfigDict) else None
-    if not isinstance(node, ConfigDict) or last not in node:
-        raise ValueError(f"--set {field}: the config has no such field")
-    try:
-        node[last] = tuple(value) if isinstance(value, list) else value
-    except TypeError as err:
-        raise ValueError(f"--set {field}: {err}") from err
 
 
 def _check_condition(family: Family, state: Mapping[str, np.ndarray], config: ConfigDict, source: epath.Path) -> None:

@@ -32,6 +32,7 @@ def test_layouts():
         "in_projection.in_proj_weight": rng.normal(size=(9, 3)),
         "in_projection.in_proj_bias": rng.normal(size=9),
         "conv.bias": rng.normal(size=5),
+        "matrix": rng.normal(size=(5, 3)),
     }
     ours = table.convert_all(state)
     assert {path: array.shape for path, array in ours.items()} == {
@@ -43,6 +44,7 @@ def test_layouts():
         "in_projection/kernel": (3, 9),
         "in_projection/bias": (9,),
         "conv/bias": (5,),
+        "matrix": (5, 3),
     }
     assert ours["conv/kernel"][6, 2, 4] == state["conv.weight"][4, 2, 6]
     assert ours["pointwise/kernel"][2, 4] == state["pointwise.weight"][4, 2, 0]
@@ -59,6 +61,16 @@ def test_placeholders():
     assert table.entry_of_key("layers.x.att_k.weight") is None
     assert table.entry_of_key("layers.3.att_k.running_mean") is None
     assert table.entry_of_path("blocks/03/k/scale") is None
+    assert table.entry_of_key("layers.3.att_k") is None
+
+
+def test_a_parameter_in_no_module():
+    table = Table([Rule("codes", "clusters", "matrix")])
+    assert table.entry_of_key("codes").path == "clusters"
+    assert table.entry_of_path("clusters").key == "codes"
+    assert table.entry_of_key("codes.weight") is None
+    with pytest.raises(ValueError, match=r"codes \[4\] has not the shape of a matrix"):
+        table.convert_all({"codes": np.zeros(4)})
 
 
 @pytest.mark.parametrize("dataset", published.SIZES)

@@ -14,7 +14,7 @@ from actloc_jax.data import frame_cache
 from actloc_jax.layers.functional import Network, flatten
 from actloc_jax.training import checkpoints
 from convert import __main__ as command
-from convert import torch_reader, tst, tst_tables
+from convert import checked, torch_reader, tst, tst_tables
 from tests.convert import published
 from tests.convert.torch_files import Storage, state_dict_file, tensor, write_zip
 from tests.parity import harness
@@ -49,7 +49,7 @@ def assert_same_state(found, expected):
 
 
 def test_round_trip_is_exact(tmp_path, small_converted, small_state):
-    tst.save(small_converted, epath.Path(tmp_path / "model"))
+    checked.save(small_converted, epath.Path(tmp_path / "model"))
     assert_same_state(tst.back(epath.Path(tmp_path / "model")), small_state)
 
 
@@ -59,14 +59,14 @@ def test_buffers_come_back_as_they_were(tmp_path, small_state):
     key = "adapter.backbone.posterior_variance"
     state[key] = np.nextafter(state[key], 1)
     source = epath.Path(state_dict_file(tmp_path / "w.pth", state))
-    tst.save(tst.convert(source, **SMALL_OPTIONS), epath.Path(tmp_path / "model"))
+    checked.save(tst.convert(source, **SMALL_OPTIONS), epath.Path(tmp_path / "model"))
     assert_same_state(tst.back(epath.Path(tmp_path / "model")), state)
 
 
 def test_a_model_trained_here_gets_the_buffers_of_its_schedule(tmp_path, small_converted, small_state):
     folder = epath.Path(tmp_path / "model")
-    tst.save(small_converted, folder)
-    (folder / tst.BUFFER_FILE).unlink()
+    checked.save(small_converted, folder)
+    (folder / checked.BUFFER_FILE).unlink()
     assert_same_state(tst.back(folder), small_state)
 
 
@@ -79,7 +79,7 @@ def test_every_family_of_golden_weights(case, dataset, tmp_path):
     layers = golden.config.get("encoder_params", {}).get("feature_layer_indices")
     settings = {"backbone.encoder.feature_layers": layers} if layers else {}
     folder = epath.Path(tmp_path)
-    tst.save(tst.convert(epath.Path(golden.path / "weights.pth"), settings=settings, dataset=dataset), folder)
+    checked.save(tst.convert(epath.Path(golden.path / "weights.pth"), settings=settings, dataset=dataset), folder)
     assert_same_state(tst.back(folder), golden.weights())
 
 
@@ -96,7 +96,7 @@ def test_asformer_with_boundary_branches(tmp_path):
     assert converted.meta["stage"] == "asformer"
     assert converted.meta["config"]["backbone"]["boundary_stages"] == 3
     folder = epath.Path(tmp_path / "model")
-    tst.save(converted, folder)
+    checked.save(converted, folder)
     assert_same_state(tst.back(folder), state)
 
 
@@ -104,7 +104,7 @@ def test_published_sizes_are_recognised(tmp_path):
     shapes = published.diffact_shapes(published.SIZES["50salads"])
     state = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()} | published.buffers()
     converted = tst.convert(epath.Path(state_dict_file(tmp_path / "release.model", state)))
-    assert converted.family.name == "DiffAct"
+    assert converted.kind == "DiffAct"
     assert converted.meta["stage"] == "diffact"
     config = converted.meta["config"]
     assert config["name"] == "tst_50salads"
@@ -129,7 +129,7 @@ def test_wrapper_of_a_training_run(tmp_path):
 def test_meta_and_class_names(tmp_path, small_file):
     (tmp_path / "mapping.txt").write_text("1 open\n0 take\n2 pour\n3 close\n4 background\n")
     converted = tst.convert(small_file, class_names=tmp_path / "mapping.txt", **SMALL_OPTIONS)
-    tst.save(converted, epath.Path(tmp_path / "model"))
+    checked.save(converted, epath.Path(tmp_path / "model"))
     model, meta = checkpoints.load_model(tmp_path / "model")
     assert set(model["params"]) == {"backbone", "refiner"}
     assert meta["system"] == "tst"
@@ -149,7 +149,7 @@ def test_half_precision_comes_back_in_half_precision(tmp_path, small_state):
     source = epath.Path(state_dict_file(tmp_path / "w.pth", state))
     converted = tst.convert(source, **SMALL_OPTIONS)
     assert converted.params["refiner/feat_down/kernel"].dtype == np.float32
-    tst.save(converted, epath.Path(tmp_path / "model"))
+    checked.save(converted, epath.Path(tmp_path / "model"))
     assert_same_state(tst.back(epath.Path(tmp_path / "model")), state)
 
 
@@ -223,9 +223,9 @@ def test_other_contents(tmp_path):
 
 
 def test_a_model_is_not_overwritten(tmp_path, small_converted):
-    tst.save(small_converted, epath.Path(tmp_path / "model"))
+    checked.save(small_converted, epath.Path(tmp_path / "model"))
     with pytest.raises(ValueError, match="holds a model already"):
-        tst.save(small_converted, epath.Path(tmp_path / "model"))
+        checked.save(small_converted, epath.Path(tmp_path / "model"))
 
 
 FLAGS = ["--dataset", "gtea", "--set", "backbone.encoder.feature_layers=[1,3]"]
@@ -262,6 +262,7 @@ def test_dry_run_prints_the_mapping_and_writes_nothing(tmp_path, small_file, cap
     [
         (["tst", "absent.pth", "out"], "no file at absent.pth"),
         (["tst", "absent.pth"], "a target is needed"),
+        (["tst", "--back", "absent"], "a target is needed"),
         (["tst", "hf://owner/repository", "out"], "is not an address like"),
         (["tst", "--back", "absent", "out.npz"], "absent"),
         (["tst-cache", "absent", "out"], "has no meta.json"),

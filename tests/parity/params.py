@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actloc_jax.layers.functional import Params, unflatten
-from convert import tst_tables
+from convert import asot, tst_tables
 from convert.mapping import Table
 
 
@@ -60,6 +60,12 @@ def asrf_params(state: Mapping[str, Any], prefix: str = "") -> Params:
 def asrf_tst_params(state: Mapping[str, Any]) -> Params:
     """`{"backbone": ..., "refiner": ...}` of an ASFormer + ASRF + TST state dict."""
     return params_of(tst_tables.combined(tst_tables.ASRF), state)
+
+
+def asot_params(state: Mapping[str, Any]) -> Params:
+    """`{"layers": ..., "clusters": ...}` of an ASOT state dict."""
+    layers = sum(key.startswith("mlp.") and key.endswith(".weight") for key in state)
+    return params_of(asot.table(layers), state)
 
 
 def older_refiner_params(state: Mapping[str, Any]) -> Params:

@@ -1,0 +1,135 @@
+"""What every conversion does alike: find the state dict, compare, keep types, save, print the mapping."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from actloc_jax.layers.functional import Params, flatten, unflatten
+from actloc_jax.training import checkpoints
+from convert.files import write_npz
+from convert.mapping import Report, shape_text
+
+BUFFER_FILE = "diffusion_buffers.npz"  # the only buffers of any published file
+
+
+class Converted(NamedTuple):
+    """A published file in our terms.
+
+    Attributes:
+        kind: what kind of file it is, for people.
+        params: our flat path -> float32 array.
+        meta: the JSON of the model checkpoint.
+        report: how the arrays were mapped.
+        notes: assumptions made and differences allowed, for the user to read.
+        buffers: arrays of the file that are no parameters, by PyTorch key; kept to write them back as they were.
+    """
+
+    kind: str
+    params: dict[str, np.ndarray]
+    meta: dict[str, Any]
+    report: Report
+    notes: list[str]
+    buffers: Mapping[str, np.ndarray] = {}
+
+
+def state_dict(read: Any, source: epath.Path) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:
+    """The state dict of what a file holds, and the wrapper it stands in under `model` or `state_dict` (else empty).
+
+    Raises:
+        ValueError: there is no state dict.
+    """
+    wrapper: Mapping[str, Any] = {}
+    if isinstance(read, Mapping) and isinstance(read.get("model", read.get("state_dict")), Mapping):
+        wrapper, read = read, read.get("model", read.get("state_dict"))
+    if not isinstance(read, Mapping) or not read or not all(isinstance(value, np.ndarray) for value in read.values()):
+        raise ValueError(
+            f"{source} holds a {type(read).__name__} that is neither a state dict (names -> tensors) nor a wrapper "
+            "with one under 'model' or 'state_dict'"
+        )
+    return dict(read), wrapper
+
+
+def counters(wrapper: Mapping[str, Any], *names: str) -> dict[str, int]:
+    """Those of the wrapper's entries that are whole numbers, such as its epoch."""
+    return {name: int(wrapper[name]) for name in names if isinstance(wrapper.get(name), int)}
+
+
+def sorted_problems(report: Report, allow_missing: str | None, allow_extra: str | None) -> tuple[list[str], list[str]]:
+    """Differences that stop the conversion, and notes of those that the user allowed."""
+    problems, allowed = [], []
+    for line in report.problems():
+        kind, key, *_ = line.split()
+        regex = {"missing": allow_missing, "unexpected": allow_extra}.get(kind)
+        (allowed if regex and re.fullmatch(regex, key) else problems).append(line)
+    return problems, [f"allowed: {line}" for line in allowed]
+
+
+def float32(report: Report) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The parameters as float32, and the types of those that had another: PyTorch key -> name."""
+    types = {}
+    for entry in report.entries:
+        dtype = report.params[entry.path].dtype
+        if dtype != np.float32:
+            if dtype.name not in ("float16", "bfloat16"):  # float32 holds these exactly
+                raise ValueError(f"{entry.key} is {dtype.name}; expected float32, float16 or bfloat16")
+            types[entry.key] = dtype.name
+    return {path: np.ascontiguousarray(array, np.float32) for path, array in report.params.items()}, types
+
+
+def with_types(state: dict[str, np.ndarray], meta: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A state dict in the types that the converted file had."""
+    types = meta.get("source", {}).get("types", {})
+    return {key: array.astype(types[key]) if key in types else array for key, array in state.items()}
+
+
+def fresh(init: Callable[[jax.Array], Params], paths: Iterable[str]) -> dict[str, np.ndarray]:
+    """Initial values of the parameters at `paths`; the compiler leaves out all others."""
+    wanted = list(paths)
+
+    def initial(key: jax.Array) -> dict[str, jax.Array]:
+        every = flatten(init(key))
+        return {path: every[path] for path in wanted}
+
+    return {path: np.asarray(value) for path, value in jax.jit(initial)(jax.random.key(0)).items()} if wanted else {}
+
+
+def save(converted: Converted, folder: epath.Path) -> None:
+    """Writes the model checkpoint, and beside it the file's buffers as they were.
+
+    Raises:
+        ValueError: `folder` holds a model already.
+    """
+    if checkpoints.has_model(folder):
+        raise ValueError(f"{folder} holds a model already; choose another folder or delete it")
+    if converted.buffers:
+        write_npz(folder / BUFFER_FILE, converted.buffers)
+    model = {"params": unflatten(converted.params), "batch_stats": {}}
+    checkpoints.save_model(folder, model, converted.meta)
+
+
+def mapping_text(converted: Converted) -> str:
+    """The table that `--dry-run` prints: every array, where it goes, and what was assumed."""
+    rows = [
+        (entry.key, shape_text(entry.torch_shape(converted.params[entry.path].shape)), entry.path,
+         shape_text(converted.params[entry.path].shape), entry.layout)
+        for entry in converted.report.entries
+    ]  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{key:{widths[0]}}  {old:{widths[1]}}  ->  {path:{widths[2]}}  {new:{widths[3]}}  {layout}"
+        for key, old, path, new, layout in rows
+    ]
+    return "\n".join([*lines, *converted.notes, summary(converted)])
+
+
+def summary(converted: Converted) -> str:
+    """One line: kind, entries, parameters."""
+    scalars = sum(array.size for array in converted.params.values())
+    entries = len(converted.report.entries) + len(converted.buffers)
+    return f"{converted.kind}: {entries:,} entries, {scalars:,} parameters"
