@@ -57,7 +57,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(state: Mapping[str, np.ndarray], hyper: Mapping[str, Any], source: epath.Path) -> Sizes:
-    """The sizes that most of a file's arrays have; hyper-parameters help out where arrays are missing.
+    """The sizes of a network, each from the first array that tells it; hyper-parameters help where arrays are missing.
 
     Raises:
         ValueError: it is not an ASOT model, or neither tells a size.
