@@ -21,28 +21,37 @@ def prefix_sums(x: jax.Array) -> jax.Array:
     """
     length = x.shape[-1]
     if length <= BLOCK:
-        return x @ jnp.triu(jnp.ones((length, length), x.dtype))
+        return _product_with_triangle(x)
     blocks = -(-length // BLOCK)
-    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, blocks * BLOCK - length)])
-    within = padded.reshape(*x.shape[:-1], blocks, BLOCK) @ jnp.triu(jnp.ones((BLOCK, BLOCK), x.dtype))
+    padded = _pad_time(x, 0, blocks * BLOCK - length)
+    within = _product_with_triangle(padded.reshape(*x.shape[:-1], blocks, BLOCK))
     totals = within[..., -1]
     before = prefix_sums(totals) - totals
     return (within + before[..., None]).reshape(*x.shape[:-1], blocks * BLOCK)[..., :length]
 
 
-def band_product(x: jax.Array, half_window: jax.Array, largest: int) -> jax.Array:
+def _product_with_triangle(x: jax.Array) -> jax.Array:
+    """Sums along a short last axis; in full precision, which matrix units leave out unless they are asked for it."""
+    length = x.shape[-1]
+    return jnp.matmul(x, jnp.triu(jnp.ones((length, length), x.dtype)), precision=lax.Precision.HIGHEST)
+
+
+def band_product(x: jax.Array, half_window: int | jax.Array, largest: int) -> jax.Array:
     """The sum over the other frames within `half_window`: y[i] = sum of x[j] over 0 < |i - j| <= half_window.
 
     Args:
         x: [batch, ..., time], 0 outside the videos.
-        half_window: [batch] int32, at most `largest`; with 0 the result is 0.
-        largest: static bound, which the arrays are padded by.
+        half_window: one for all videos, static, which is about twice as fast; or [batch] int32, at most `largest`.
+            With 0 the result is 0.
+        largest: static bound of a traced half window, which the arrays are padded by.
     """
+    if isinstance(half_window, int):
+        return _sum_of_doubled_windows(x, half_window) - x
     time = x.shape[-1]
     largest = min(largest, time)
     if largest == 0:
         return jnp.zeros_like(x)
-    sums = prefix_sums(jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(largest + 1, largest)]))
+    sums = prefix_sums(_pad_time(x, largest + 1, largest))
 
     def window(sums: jax.Array, half: jax.Array) -> jax.Array:
         upper = lax.dynamic_slice_in_dim(sums, largest + 1 + half, time, axis=-1)
@@ -50,6 +59,31 @@ def band_product(x: jax.Array, half_window: jax.Array, largest: int) -> jax.Arra
 
     total = jax.vmap(window)(sums, jnp.minimum(half_window, time))
     return jnp.where(_rowwise(half_window > 0, x.ndim), total - x, 0)
+
+
+def _sum_of_doubled_windows(x: jax.Array, half_window: int) -> jax.Array:
+    """The sum over 2 * half_window + 1 frames around each: windows of 1, 2, 4, ... frames, joined by its binary digits.
+
+    No differences of large sums are taken, and on CPU it takes half of the time of prefix sums.
+    """
+    time = x.shape[-1]
+    half_window = min(half_window, time)
+    doubled = _pad_time(x, half_window, half_window)
+    width, begin, rest = 1, 0, 2 * half_window + 1
+    total = jnp.zeros_like(x)
+    while rest:
+        if rest & 1:
+            total += doubled[..., begin : begin + time]
+            begin += width
+        rest >>= 1
+        if rest:
+            doubled = doubled[..., :-width] + doubled[..., width:]
+            width *= 2
+    return total
+
+
+def _pad_time(x: jax.Array, before: int, after: int) -> jax.Array:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(before, after)])
 
 
 def _rowwise(values: jax.Array, ndim: int) -> jax.Array:

@@ -15,10 +15,19 @@ from ott.geometry import geometry
 from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
 
-from actloc_jax.ops.transport.problem import BOUND, LOG_FLOOR, Problem, Settings, linearise, objective
+from actloc_jax.ops.transport.problem import (
+    BOUND,
+    LOG_FLOOR,
+    LOG_MOST,
+    Problem,
+    Settings,
+    linearise,
+    mass_of_actions,
+    objective,
+)
 
 STEP_TARGET = 4.0  # what the first step times the largest entry of the first gradient is
-LOG_BOUND = 60.0  # of a plan without any constraint, so that an unstable step cannot overflow float32
+LOG_LEAST = -60.0  # of an entry of a plan that frames do not constrain, so that it can come back
 
 
 class Solution(NamedTuple):
@@ -56,24 +65,26 @@ def descend(problem: Problem, settings: Settings, *, iterations: int, trace: boo
     plan = start(problem)
     step = _step_size(problem, settings, plan)
     rows = iterations + 1 if trace else 1
+    real = jnp.any(problem.present, axis=(1, 2))
 
     def advance(state: _State) -> _State:
         linearised = linearise(problem, settings, state.plan)
         values, published_values = state.values, state.published_values
         if trace:
-            now = objective(problem, settings, state.plan, linearised)
+            now = objective(problem, settings, state.plan, linearised, state.log_plan)
             values = values.at[:, state.iteration].set(now.value)
             published_values = published_values.at[:, state.iteration].set(now.as_published)
         plan, log_plan = _mirror_step(problem, settings, step, linearised, state.plan, state.log_plan)
-        change = jnp.sum(jnp.abs(plan - state.plan), axis=(1, 2))
+        looked_at = (settings.tolerance > 0) | (state.iteration == iterations - 1)
+        change = lax.cond(looked_at, lambda: jnp.sum(jnp.abs(plan - state.plan), axis=(1, 2)), lambda: state.change)
         return _State(state.iteration + 1, plan, log_plan, change, values, published_values)
 
     def goes_on(state: _State) -> jax.Array:
-        return (state.iteration < iterations) & jnp.any(state.change >= settings.tolerance)
+        return (state.iteration < iterations) & jnp.any(real & (state.change >= settings.tolerance))
 
     empty = jnp.full((batch, rows), jnp.nan)
-    log_start = jnp.log(jnp.maximum(plan, jnp.finfo(jnp.float32).tiny))
-    begin = _State(jnp.int32(0), plan, log_start, jnp.full(batch, jnp.inf), empty, empty)
+    log_plan = jnp.log(problem.action_mass * problem.frame_mass)
+    begin = _State(jnp.int32(0), plan, log_plan, jnp.full(batch, jnp.inf), empty, empty)
     end = lax.while_loop(goes_on, advance, begin)
     last = objective(problem, settings, end.plan, linearise(problem, settings, end.plan))
     row = end.iteration if trace else 0
@@ -99,7 +110,7 @@ def objective_gradient(problem: Problem, settings: Settings, linearised: jax.Arr
         ratio = mass / jnp.where(problem.frame_mass > 0, problem.frame_mass, 1)
         gradient += settings.lambda_frames * (jnp.log(ratio + LOG_FLOOR) + 1)
     if settings.relax_actions:
-        mass = jnp.sum(plan, axis=2, keepdims=True)
+        mass = mass_of_actions(plan)
         ratio = mass / jnp.where(problem.action_mass > 0, problem.action_mass, 1)
         gradient += settings.lambda_actions * (jnp.log(ratio + LOG_FLOOR) + 1)
     return gradient
@@ -129,18 +140,26 @@ def _mirror_step(
     """The next plan and its logarithm."""
     if not (settings.relax_frames or settings.relax_actions):
         plan = balanced_projection(problem, settings, linearised)
-        return plan, log_plan  # the next step does not look at it
+        return plan, jnp.log(jnp.where(plan > 0, plan, 1))
     gradient = objective_gradient(problem, settings, linearised, plan)
     score = log_plan - jnp.clip(step * gradient, -BOUND, BOUND)
     if not settings.relax_frames:
-        log_plan = jax.nn.log_softmax(score, axis=1) + jnp.log(problem.frame_mass)
+        plan, log_plan = _onto_marginal(score, problem.frame_mass, axis=1)
     elif not settings.relax_actions:
-        score = jnp.where(problem.mask, score, -jnp.inf)
-        log_plan = jax.nn.log_softmax(score, axis=2) + jnp.log(problem.action_mass)
-        log_plan = jnp.where(problem.mask, log_plan, -LOG_BOUND)
+        plan, log_plan = _onto_marginal(jnp.where(problem.mask, score, -jnp.inf), problem.action_mass, axis=2)
+        log_plan = jnp.where(problem.mask, log_plan, LOG_LEAST)
     else:
-        log_plan = jnp.clip(score, -LOG_BOUND, LOG_BOUND)
-    return jnp.where(problem.mask, jnp.exp(log_plan), 0), log_plan
+        log_plan = jnp.clip(score, LOG_LEAST, LOG_MOST)
+        plan = jnp.exp(log_plan)
+    return jnp.where(problem.mask, plan, 0), log_plan
+
+
+def _onto_marginal(score: jax.Array, mass: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """exp(score), scaled so that its sums over `axis` are `mass`, and its logarithm; one exponential for both."""
+    highest = jnp.max(score, axis=axis, keepdims=True)
+    powers = jnp.exp(score - highest)
+    total = jnp.sum(powers, axis=axis, keepdims=True)
+    return powers * (mass / total), score - (highest + jnp.log(total) - jnp.log(mass))
 
 
 def balanced_projection(problem: Problem, settings: Settings, linearised: jax.Array) -> jax.Array:
@@ -159,6 +178,8 @@ def balanced_projection(problem: Problem, settings: Settings, linearised: jax.Ar
         masses = jnp.where(mask, frame_mass, 0)
         pair = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=settings.epsilon), action_mass, masses)
         potentials = (jnp.zeros_like(action_mass), jnp.where(mask, 0, -jnp.inf))
-        return solver(pair, init=potentials).matrix
+        # Of the potentials only the frames' are used: the actions' follow, and so the sums are exact at any cost.
+        score = (solver(pair, init=potentials).g - cost) / settings.epsilon
+        return action_mass[:, None] * jax.nn.softmax(score, axis=1)
 
     return jax.vmap(project)(linearised, problem.mask[:, 0], problem.frame_mass[:, 0], problem.action_mass[:, :, 0])

@@ -20,7 +20,7 @@ from ott.solvers.quadratic import gromov_wasserstein
 
 from actloc_jax.ops.transport.band import BandGeometry
 from actloc_jax.ops.transport.mirror_descent import Solution, descend, start
-from actloc_jax.ops.transport.problem import Problem, Settings, linearise, objective
+from actloc_jax.ops.transport.problem import LOG_MOST, Problem, Settings, linearise, objective
 
 PROX_STEP = 2.5
 OUTER_THRESHOLD = 1e-6  # relative change of ott's cost between linearisations
@@ -74,12 +74,13 @@ def solve_to_optimality(problem: Problem, settings: Settings) -> tuple[Solution,
         steps = jnp.sum(end.costs != -1)
         return end.linear_state.matrix.T, end.converged, steps.astype(jnp.int32)
 
-    plan, converged, steps = jax.vmap(one)(problem, begin.plan)
+    windows = jnp.broadcast_to(problem.half_window, len(begin.plan))
+    plan, converged, steps = jax.vmap(one)(problem._replace(half_window=windows), begin.plan)
     plan = jnp.where(problem.mask, plan, 0)
     after = objective(problem, settings, plan, linearise(problem, settings, plan))
-    better = after.value <= begin.values[:, 0]
-    if not (settings.relax_frames or settings.relax_actions):
-        better = jnp.ones_like(better)
+    better = jnp.isfinite(after.value)  # a mass that is not fixed can leave the range of float32
+    if settings.relax_frames or settings.relax_actions:
+        better &= after.value <= begin.values[:, 0]
     kept = jnp.where(better[:, None, None], plan, begin.plan)
     values = jnp.stack([begin.values[:, 0], jnp.where(better, after.value, begin.values[:, 0])], axis=1)
     published = begin.published_values[:, 0]
@@ -119,7 +120,7 @@ def solve_by_proximal_steps(problem: Problem, settings: Settings, *, trace: bool
 
     The fixed points are those of the mirror steps, and the KL term of a relaxed side is implicit.
     """
-    smoothing = 1 / (settings.step or PROX_STEP)
+    smoothing = 1 / settings.step if settings.step else max(1 / PROX_STEP, settings.epsilon)
     solver = sinkhorn.Sinkhorn(threshold=PROX_INNER_THRESHOLD, max_iterations=PROX_INNER_ITERATIONS, inner_iterations=5)
     tau_a = _tau(settings.relax_frames, settings.lambda_frames, smoothing)
     tau_b = _tau(settings.relax_actions, settings.lambda_actions, smoothing)
@@ -136,13 +137,16 @@ def solve_by_proximal_steps(problem: Problem, settings: Settings, *, trace: bool
             geometry.Geometry(cost.T, epsilon=smoothing), masses, row.action_mass[:, 0], tau_a=tau_a, tau_b=tau_b
         )
         end = solver(pair, init=(jnp.where(row.mask[0], 0.0, -jnp.inf), potential))
-        return jnp.where(row.mask, end.matrix.T, 0), end.g
+        new = jnp.minimum(end.matrix.T, jnp.exp(LOG_MOST))
+        return jnp.where(row.mask, new, 0), end.g
+
+    rows = problem._replace(half_window=jnp.broadcast_to(problem.half_window, len(problem.cost)))
 
     def advance(state: tuple, iteration: jax.Array) -> tuple:
         plan, potential, change, taken = state
         linearised = linearise(problem, settings, plan)
         now = objective(problem, settings, plan, linearised) if trace else None
-        new, moved = jax.vmap(nearest)(problem, linearised, plan, potential)
+        new, moved = jax.vmap(nearest)(rows, linearised, plan, potential)
         done = (change < settings.tolerance)[:, None, None]
         new = jnp.where(done, plan, new)
         change = jnp.where(done[:, 0, 0], change, jnp.sum(jnp.abs(new - plan), axis=(1, 2)))

@@ -26,7 +26,8 @@ import numpy as np
 from actloc_jax.ops.transport.band import band_product
 
 LOG_FLOOR = 1e-12  # added to a plan's entries and ratios before the logarithm, as published
-BOUND = 1e30  # costs beyond it are treated as this large: float32 must not overflow
+BOUND = 1e20  # costs beyond it are treated as this large: float32 must not overflow, whatever the mass
+LOG_MOST = 25.0  # the largest logarithm of an entry of a plan whose mass is not fixed, for the same reason
 
 Mode = Literal["pmd", "gw", "prox"]
 
@@ -114,10 +115,11 @@ class Problem(NamedTuple):
         cost: [batch, actions, time] float32, finite everywhere.
         mask: [batch, 1, time] bool, True on frames of the video. A row without any frame has all of them here, so
             that it stays finite; its plan is cleared at the end.
-        present: [batch, 1, time] bool, True on frames of the video and on those that the original pads with.
+        present: [batch, 1, time] bool, True on frames of the video and on those that the original pads with; nowhere
+            in a row without any frame.
         frame_mass: [batch, 1, time], mass of each frame; sums to 1 over the mask.
         action_mass: [batch, actions, 1], mass of each action; sums to 1.
-        half_window: [batch] int32.
+        half_window: of all videos, a Python number, where they have the same length; else [batch] int32.
         band_weight: [batch, 1, 1].
     """
 
@@ -126,7 +128,7 @@ class Problem(NamedTuple):
     present: jax.Array
     frame_mass: jax.Array
     action_mass: jax.Array
-    half_window: jax.Array
+    half_window: int | jax.Array
     band_weight: jax.Array
 
 
@@ -164,15 +166,20 @@ def make_problem(
     batch, time, actions = cost.shape
     cost = jnp.clip(jnp.swapaxes(cost.astype(jnp.float32), 1, 2), -BOUND, BOUND)
     mask = mask[:, None, :]
-    mask |= ~jnp.any(mask, axis=2, keepdims=True)
+    real = jnp.any(mask, axis=2, keepdims=True)
+    mask |= ~real
     frames = jnp.ones((batch, time)) if frame_mass is None else jnp.asarray(frame_mass, jnp.float32)
-    frames = frames[:, None, :]
+    frames = jnp.where(real, frames[:, None, :], 1)
     weights = jnp.ones(actions) if action_mass is None else jnp.asarray(action_mass, jnp.float32)
     weights = jnp.broadcast_to(weights, (batch, actions))[:, :, None]
-    lengths = jnp.full(batch, time) if lengths is None else jnp.asarray(lengths)
-    # A table, because length times radius must be rounded down as Python does it, in float64.
-    table = np.array([settings.half_window(frames) for frames in range(time + 1)], np.int32)
-    half_window = jnp.asarray(table)[lengths]
+    half_window: int | jax.Array = settings.half_window(time)
+    if lengths is None:
+        lengths = jnp.full(batch, time)
+    else:
+        # A table, because length times radius must be rounded down as Python does it, in float64.
+        table = np.array([settings.half_window(frames) for frames in range(time + 1)], np.int32)
+        lengths = jnp.asarray(lengths)
+        half_window = jnp.asarray(table)[lengths]
     if settings.band_weight == "window":
         band_weight = lengths / jnp.maximum(half_window, 1)
     else:
@@ -180,7 +187,7 @@ def make_problem(
     return Problem(
         cost=cost,
         mask=mask,
-        present=mask | (jnp.arange(time) < lengths[:, None])[:, None, :],
+        present=real & (mask | (jnp.arange(time) < lengths[:, None])[:, None, :]),
         frame_mass=frames / jnp.sum(frames, axis=2, keepdims=True, where=mask),
         action_mass=weights / jnp.sum(weights, axis=1, keepdims=True),
         half_window=half_window,
@@ -196,20 +203,35 @@ def linearise(problem: Problem, settings: Settings, plan: jax.Array) -> jax.Arra
     return settings.alpha * structure + (1 - settings.alpha) * problem.cost
 
 
-def objective(problem: Problem, settings: Settings, plan: jax.Array, linearised: jax.Array) -> Objective:
-    """F of a plan [batch, actions, time] (mass 1 where a side is a constraint), given its `linearise`."""
-    linear = (1 - settings.alpha) * jnp.sum(problem.cost * plan, axis=(1, 2))
-    structure_and_linear = jnp.sum(linearised * plan, axis=(1, 2))
-    entropy = settings.epsilon * jnp.sum(jax.scipy.special.xlogy(plan, plan) - plan, axis=(1, 2))
+def objective(
+    problem: Problem, settings: Settings, plan: jax.Array, linearised: jax.Array, log_plan: jax.Array | None = None
+) -> Objective:
+    """F of a plan [batch, actions, time] (mass 1 where a side is a constraint), given its `linearise`.
+
+    `log_plan` spares the logarithm to those who have it; any finite value does where the plan is 0.
+    """
+    if log_plan is None:
+        log_plan = jnp.log(jnp.where(plan > 0, plan, 1))
+    smooth = total_of(plan, linearised / 2 + settings.epsilon * (log_plan - 1))
+    linear = (1 - settings.alpha) * total_of(plan, problem.cost)
     divergence = jnp.zeros(len(plan))
     if settings.relax_frames:
         mass = jnp.sum(plan, axis=1, keepdims=True)
         divergence += settings.lambda_frames * _divergence(mass, problem.frame_mass)
     if settings.relax_actions:
-        mass = jnp.sum(plan, axis=2, keepdims=True)
+        mass = mass_of_actions(plan)
         divergence += settings.lambda_actions * _divergence(mass, problem.action_mass)
-    half = structure_and_linear / 2
-    return Objective(value=half + linear / 2 + divergence + entropy, as_published=half + divergence + entropy)
+    return Objective(value=smooth + linear / 2 + divergence, as_published=smooth + divergence)
+
+
+def mass_of_actions(plan: jax.Array) -> jax.Array:
+    """[batch, actions, 1] sums over time, as a product with ones: the CPU backend vectorises products, but not sums."""
+    return jnp.matmul(plan, jnp.ones((plan.shape[-1], 1)), precision=jax.lax.Precision.HIGHEST)
+
+
+def total_of(plan: jax.Array, values: jax.Array) -> jax.Array:
+    """[batch] sum of plan * values over actions and time; a matrix product for the same reason."""
+    return jnp.einsum("bkt,bkt->bk", plan, values, precision=jax.lax.Precision.HIGHEST).sum(axis=1)
 
 
 def temporal_prior(lengths: jax.Array, time: int, actions: int, weight: float) -> jax.Array:
