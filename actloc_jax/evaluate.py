@@ -45,11 +45,11 @@ class Evaluator:
             for source, rows in results.items()
         }
 
-    def rehearse(self, model: Any) -> None:
+    def rehearse(self, model: Any) -> dict[str, dict[str, float]]:
         """Predicts and scores one batch, so that a broken evaluation is found before the training and not after."""
         split = self._config.eval.selection_split
         results = self._runner.run(model, self._dataset.source(split), seed=0, limit=1)
-        self.score(results, split)
+        return self.score(results, split)
 
 
 class Runner:

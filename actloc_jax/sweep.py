@@ -81,7 +81,9 @@ def _typed(field: str, word: str, current: Any) -> Any:
     try:
         value = json.loads(word.lower() if isinstance(current, bool) else word)
     except json.JSONDecodeError:
-        value = None
+        value = word
+    if current is None:
+        return value
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(current):

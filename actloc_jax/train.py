@@ -104,9 +104,9 @@ def _train_stage(stage: api.TrainStage, index: int, run: _Run) -> None:
     writer.resume(step, stage=stage.name)
     train_step = _compiled_step(stage, shardings, run.mesh)
     evaluator = evaluate.Evaluator(run.system, stage.predictor, run.dataset, config)
-    if step == 0:
-        evaluator.rehearse(stage.model(state))
     best = _Best(folder / "best", stage, meta)
+    if step == 0:
+        best.score_of(next(iter(evaluator.rehearse(stage.model(state)).values())))
     key = jax.random.key(config.train.seed)
     pending: list[tuple[int, dict[str, jax.Array]]] = []
     progress = Progress(total, initial=step, name=stage.name, process_index=jax.process_index())
@@ -235,15 +235,15 @@ class _Best:
         self.folder, self.select, self.meta = folder, stage.select, meta
         self.score = checkpoints.load_meta(folder)["score"] if checkpoints.has_model(folder) else None
 
-    def offer(self, model: Any, step: int, metrics: dict[str, float]) -> None:
-        """Saves the model if its metrics are at least as good as the best so far.
-
-        Raises:
-            ValueError: the metric to select by is not among them.
-        """
+    def score_of(self, metrics: dict[str, float]) -> float | None:
+        """The metric to select by. Raises ValueError if it is not among `metrics`."""
         if self.select is not None and self.select not in metrics:
             raise ValueError(f"Models are selected by {self.select!r}, but the evaluation gives {', '.join(metrics)}.")
-        score = None if self.select is None else metrics[self.select]
+        return None if self.select is None else metrics[self.select]
+
+    def offer(self, model: Any, step: int, metrics: dict[str, float]) -> None:
+        """Saves the model if its metrics are at least as good as the best so far."""
+        score = self.score_of(metrics)
         if score is not None and self.score is not None and score < self.score:
             return
         self.score = score

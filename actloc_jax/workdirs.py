@@ -53,7 +53,8 @@ def _refuse_other_run(workdir: epath.Path, config: ConfigDict) -> None:
         return
     before = json.loads((workdir / "config.json").read_text())
     now = json.loads(config.to_json_best_effort())
-    changed = [name for name in ("system", "data", "backbone", "refiner") if before.get(name) != now.get(name)]
+    fixed = ("system", "data", "clusters", "network", "backbone", "refiner")
+    changed = [name for name in fixed if before.get(name) != now.get(name)]
     if changed:
         raise ValueError(
             f"{workdir} holds a run of another config (different: {', '.join(changed)}). "

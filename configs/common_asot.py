@@ -89,7 +89,7 @@ def decode(training: ConfigDict, *, alpha: float = 0.6) -> ConfigDict:
         }
     )
     for name in ("radius", "rho", "relax_frames", "relax_actions", "step"):
-        config[name] = training.get_ref(name)
+        config[name] = training.get_oneway_ref(name)
     config.batch_size = 8  # videos per call
     return config
 
@@ -104,7 +104,7 @@ def stage(epochs: int) -> ConfigDict:
             "learning_rate": 1e-3,
             "weight_decay": 1e-4,
             "kmeans": True,  # start the clusters from k-means of the untrained encoder's features
-            "evaluate_every": 5,  # epochs
+            "evaluate_every": 5,  # epochs; 0: at the end alone
             "checkpoint": "",  # a converted folder or a workdir to start from; no k-means then
         }
     )

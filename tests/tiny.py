@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 
@@ -30,7 +31,49 @@ def tiny_config(name: str = "tst_gtea", **changes: Any) -> ConfigDict:
     config.cache.update({"seeds": 2, "batch_size": 4})
     config.decode.batch_size = 4
     config.eval.timelines = 1
+    return _changed(config, changes)
+
+
+def tiny_asot(name: str = "asot_50salads", **changes: Any) -> ConfigDict:
+    """`configs/<name>.py:demo` of the system ASOT shrunk to two epochs of a small encoder; changes as above."""
+    config = importlib.import_module(f"configs.{name}").get_config("demo")
+    config.network.layers = (64, 16, 12)
+    config.asot.update({"epochs": 2, "frames": 64, "evaluate_every": 2})
+    config.eval.timelines = 1
+    return _changed(config, changes)
+
+
+def _changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     for field, value in changes.items():
         group, _, rest = field.partition("__")
         config[group][rest.replace("__", ".")] = value
     return config
+
+
+class RandomVideos:
+    """A source of videos in memory: noise around a prototype for each of `actions` actions, one after another.
+
+    Attributes:
+        lengths: frames of each video.
+    """
+
+    def __init__(self, lengths: tuple[int, ...], *, channels: int = 64, actions: int = 6, seed: int = 0) -> None:
+        self.lengths = lengths
+        rng = np.random.default_rng(seed)
+        prototypes = rng.standard_normal([actions, channels])
+        self._labels = [(np.arange(length) * actions // length).astype(np.int32) for length in lengths]
+        self._features = [
+            (prototypes[labels] + 0.5 * rng.standard_normal([len(labels), channels])).astype(np.float32)
+            for labels in self._labels
+        ]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def record(self, position: int, epoch: int = 0) -> dict[str, Any]:
+        """One video."""
+        del epoch
+        features, labels = self._features[position], self._labels[position]
+        return {"video": f"video_{position}", "index": position, "features": features, "labels": labels}
+
+    __getitem__ = record

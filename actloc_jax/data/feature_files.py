@@ -224,6 +224,7 @@ def input_files(paths: Sequence[str], suffix: str) -> list[epath.Path]:
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder has no such file.
+        ValueError: two files have the same name, so that the results of one would replace the other's.
     """
     files: list[epath.Path] = []
     for name in paths:
@@ -234,4 +235,12 @@ def input_files(paths: Sequence[str], suffix: str) -> list[epath.Path]:
         if not found:
             raise FileNotFoundError(f"--inputs: {path} holds no {suffix} files; expected one per video.")
         files += found
+    by_name: dict[str, epath.Path] = {}
+    for path in files:
+        if path.stem in by_name:
+            raise ValueError(
+                f"--inputs: {by_name[path.stem]} and {path} have the same name, and results are named by it; rename "
+                "one, or predict them into different workdirs."
+            )
+        by_name[path.stem] = path
     return files

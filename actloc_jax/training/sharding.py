@@ -107,7 +107,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     shards = mesh.shape["data"]
     if rows % shards:
         raise ValueError(
-            f"A batch of {rows} does not divide over {shards} devices. Set train.batch_size to a multiple of {shards}."
+            f"A batch of {rows} does not divide over {shards} devices. Set the batch_size of the stage "
+            f"(--config.<stage>.batch_size) to a multiple of {shards}."
         )
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}

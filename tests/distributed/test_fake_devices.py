@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -22,13 +23,21 @@ config = tiny_config(diffact__epochs=1, diffact__evaluate_every=1)
 config.stages = ("diffact",)
 splits.each(config, __import__("etils.epath").epath.Path(sys.argv[1]), train.train)
 """
+ASOT_PROGRAM = """
+import sys
+from actloc_jax import evaluate, splits, train
+from tests.tiny import tiny_asot
+evaluate.evaluate = lambda *arguments, **options: {}  # no report; the training has evaluated
+config = tiny_asot(asot__batch_size=8, asot__kmeans=False)
+splits.each(config, __import__("etils.epath").epath.Path(sys.argv[1]), train.train)
+"""
 
 
-def _train(workdir: pathlib.Path, devices: int) -> None:
+def _train(workdir: pathlib.Path, devices: int, program: str = PROGRAM) -> None:
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     answer = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(workdir)], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, str(workdir)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert len(json.loads((workdir / "versions.json").read_text())["devices"]) == devices
@@ -48,3 +57,18 @@ def test_eight_devices_train_and_predict_like_one(tmp_path: pathlib.Path) -> Non
         other = tmp_path / "eight" / "predictions" / file.name
         same = np.array(file.read_text().split()) == np.array(other.read_text().split())
         assert same.mean() > 0.99
+
+
+def test_eight_devices_train_and_evaluate_asot_like_one(tmp_path: pathlib.Path) -> None:
+    runs = {"one": 1, "eight": 8}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: _train(tmp_path / name, runs[name], ASOT_PROGRAM), runs))
+    models = [checkpoints.load_model(tmp_path / name / "checkpoints" / "asot" / "best") for name in runs]
+    expected, found = (flatten(model["params"]) for model, _ in models)
+    for path, values in expected.items():
+        np.testing.assert_allclose(found[path], values, atol=1e-4, err_msg=path)
+    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in runs]
+    expected, found = ([json.loads(row) for row in lines if "ASOT/MoF" in row] for lines in rows)
+    assert [row["step"] for row in expected] == [row["step"] for row in found] == [4]
+    assert abs(found[0]["ASOT/loss"] - expected[0]["ASOT/loss"]) < 1e-3
+    assert abs(found[0]["ASOT/MoF"] - expected[0]["ASOT/MoF"]) < 0.5

@@ -1,4 +1,4 @@
-"""Every config builds in all its variants, has the published sizes, and its demo runs all stages."""
+"""Every config of TST builds in all its variants, has the published sizes, and its demo runs all stages."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from actloc_jax.ops.diffusion import schedule_buffers
 from actloc_jax.systems.tst import adapters
 from tests.tiny import tiny_config
 
-NAMES = sorted(
-    path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "common"
-)
+NAMES = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("tst_*.py"))
 
 # Spec of the published checkpoints, 12.1: scalars of the backbone's network, and entries of the whole file.
 PUBLISHED = {

@@ -75,8 +75,13 @@ def segment_asot(
     if (affinity is None) == (cost is None):
         raise TypeError("segment_asot needs either an affinity or a cost.")
     settings = transport.Settings(step_scope=step_scope, **options)
+    if not np.isfinite(rho):
+        raise ValueError(f"rho is {rho}; it must be a finite number.")
     given = affinity if cost is None else cost
-    single = np.ndim(given[0]) < 2
+    several = isinstance(given, (list, tuple)) or np.ndim(given) > 2
+    if several and len(given) == 0:
+        raise ValueError("segment_asot was given no video; give one [time, actions] array, or a list of them.")
+    single = not several or (np.ndim(given[0]) == 1 and not isinstance(given[0], np.ndarray))  # rows of Python numbers
     matrices = _checked_matrices([given] if single else given, "affinity" if cost is None else "cost")
     if cost is not None:
         matrices = [1 - matrix for matrix in matrices]
@@ -117,13 +122,18 @@ def _checked_matrices(given: Sequence[ArrayLike], name: str) -> list[np.ndarray]
 
 
 def _checked_masks(matrices: Sequence[np.ndarray], given: Sequence[ArrayLike | None] | None) -> list[np.ndarray]:
+    """The masks as bool [time], if they fit the videos; all frames where none is given."""
+    given = [None] * len(matrices) if given is None else given
+    if len(given) != len(matrices):
+        raise ValueError(f"There are {len(given)} masks for {len(matrices)} videos; give one for each, or None.")
     masks = []
-    for number, (matrix, mask) in enumerate(zip(matrices, given or [None] * len(matrices), strict=True)):
+    for number, (matrix, mask) in enumerate(zip(matrices, given, strict=True)):
+        where = f"mask {number}" if len(given) > 1 else "the mask"
         mask = np.ones(len(matrix), bool) if mask is None else np.asarray(mask, bool)
         if mask.shape != (len(matrix),):
-            raise ValueError(f"mask {number} has axes {list(mask.shape)}; the video has {len(matrix)} frames.")
+            raise ValueError(f"{where} has axes {list(mask.shape)}; the video has {len(matrix)} frames.")
         if not mask.any():
-            raise ValueError(f"mask {number} has no frame; leave the video out, or mark the frames to segment.")
+            raise ValueError(f"{where} has no frame; leave the video out, or mark the frames to segment.")
         masks.append(mask)
     return masks
 

@@ -27,11 +27,22 @@ from actloc_jax.training.state import Batch, LossOutput, TrainState
 log = logging.getLogger(__name__)
 
 Params = dict[str, Any]
+ALL_ROWS = batching.Shard()
 
 
 def asot_stage(config: ConfigDict, dataset: Dataset) -> TrainStage:
-    """Trains encoder and clusters on the videos of one activity."""
+    """Trains encoder and clusters on the videos of one activity.
+
+    Raises:
+        ValueError: a field of the config is outside its range, or fields do not fit each other.
+    """
     options = config.asot
+    settings.training_settings(config), settings.decoding_settings(config)  # said before the first step
+    for name in ("epochs", "batch_size", "frames"):
+        if options[name] < 1:
+            raise ValueError(f"config.asot.{name} is {options[name]}; it must be at least 1.")
+    if options.evaluate_every < 0:
+        raise ValueError(f"config.asot.evaluate_every is {options.evaluate_every}; 0 evaluates at the end alone.")
     source = dataset.source(config.data.train_split)
     net = network.encoder_network(config, num_clusters(config))
     tx = _optimizer(config)
@@ -47,7 +58,8 @@ def asot_stage(config: ConfigDict, dataset: Dataset) -> TrainStage:
             return fresh._replace(params=_converted(options.checkpoint, fresh.params))
         if not options.kmeans:
             return fresh
-        centres = kmeans_clusters(config, net, fresh.params, training_batches(config, source, epochs=1))
+        every_row = training_batches(config, source, epochs=1, shard=ALL_ROWS)  # same in every process
+        centres = kmeans_clusters(config, net, fresh.params, every_row)
         log.info("clusters start at the centres of k-means")
         return fresh._replace(params={**fresh.params, "clusters": centres})
 
@@ -57,10 +69,12 @@ def asot_stage(config: ConfigDict, dataset: Dataset) -> TrainStage:
         steps_per_epoch=steps_per_epoch,
         scratch=lambda key: state.create(net.init(key), tx),
         warm_start=warm_start,
-        batches=lambda: iter(training_batches(config, source)),
+        batches=lambda: iter(
+            training_batches(config, source, shard=batching.Shard(jax.process_index(), jax.process_count()))
+        ),
         train_step=state.gradient_step(loss, tx, project=with_unit_clusters),
         predictor=predictor.encoder_predictor(config, net, with_loss=True),
-        evaluate_at=lambda epoch: (epoch + 1) % options.evaluate_every == 0,
+        evaluate_at=lambda epoch: options.evaluate_every > 0 and (epoch + 1) % options.evaluate_every == 0,
         select=config.eval.select,
         rates=lambda step: {"all": options.learning_rate},
     )
@@ -110,8 +124,10 @@ def with_unit_clusters(params: Params) -> Params:
     return {**params, "clusters": network.unit_rows(params["clusters"])}
 
 
-def training_batches(config: ConfigDict, source: Any, *, epochs: int | None = None) -> Any:
-    """Batches of sampled frames, endless by default."""
+def training_batches(
+    config: ConfigDict, source: Any, *, epochs: int | None = None, shard: batching.Shard = ALL_ROWS
+) -> Any:
+    """Batches of sampled frames, endless by default; of a process's rows where `shard` says so."""
     options, quirks = config.asot, config.quirks
     transform = SampledFrames(
         options.frames,
@@ -128,7 +144,7 @@ def training_batches(config: ConfigDict, source: Any, *, epochs: int | None = No
         seed=config.train.seed,
         epochs=epochs,
         num_threads=config.train.threads,
-        shard=batching.Shard(jax.process_index(), jax.process_count()),
+        shard=shard,
     )
 
 
@@ -147,7 +163,10 @@ def kmeans_clusters(config: ConfigDict, net: Network, params: Params, batches: A
         ]
     )
     if len(frames) < clusters:
-        raise ValueError(f"There are {clusters} clusters but only {len(frames)} frames; set fewer clusters.")
+        raise ValueError(
+            f"config.clusters.{config.data.split} is {clusters}, but there are only {len(frames)} sampled frames; "
+            "set fewer clusters, or config.asot.frames higher."
+        )
     found = k_means.k_means(jnp.asarray(frames), clusters, n_init=1, rng=jax.random.key(config.train.seed))
     return found.centroids
 
@@ -167,9 +186,19 @@ def _converted(checkpoint: str, fresh: Params) -> Params:
         ValueError: names or shapes differ.
     """
     folder = checkpoints.find_model(epath.Path(checkpoint))
-    params = checkpoints.load_model(folder)[0]["params"]
-    found = {path: leaf.shape for path, leaf in flatten(params).items()}
+    model, meta = checkpoints.load_model(folder)
+    if meta["system"] != "asot":
+        raise ValueError(f"{folder} is a checkpoint of system {meta['system']!r}, not of 'asot'.")
+    found = {path: leaf.shape for path, leaf in flatten(model["params"]).items()}
     wanted = {path: leaf.shape for path, leaf in flatten(fresh).items()}
-    if found != wanted:
-        raise ValueError(f"{folder} does not fit this config: it has {found}, the config needs {wanted}.")
-    return jax.tree.map(jnp.asarray, params)
+    differences = [
+        f"{path} is {found.get(path, 'missing')}, not {wanted.get(path, 'expected')}"
+        for path in sorted(found.keys() | wanted.keys())
+        if found.get(path) != wanted.get(path)
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} does not fit this config: {'; '.join(differences)}. Set config.network.layers and "
+            f"config.clusters to those of the checkpoint."
+        )
+    return jax.tree.map(jnp.asarray, model["params"])

@@ -25,6 +25,10 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
         FileNotFoundError, ValueError: it is not there or cannot be read.
     """
     data = config.data
+    if decodes_matrices(config):
+        raise ValueError(
+            f"config.data.source={data.source!r} has neither features nor labels; use it with --mode=predict."
+        )
     if data.source not in SOURCES:
         raise ValueError(f"config.data.source={data.source!r} is unknown; use {', '.join(SOURCES)}.")
     root = data.root
