@@ -36,3 +36,10 @@ def test_commands_name_configs_arguments_and_fields_that_exist(page: pathlib.Pat
             for part in field.split("."):
                 assert part in node, f"{page.name}: {field}"
                 node = node[part]
+
+
+def test_the_readme_s_python_example_shows_what_it_is_there_to_show(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    nearest, asot = map(float, re.findall(r"[\d.]+", capsys.readouterr().out))
+    assert asot > nearest + 0.2
