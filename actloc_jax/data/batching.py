@@ -19,6 +19,9 @@ IGNORE = -1
 PADDING = {"labels": IGNORE}
 """Values of padded frames by the name of the array; zero for all others."""
 
+PER_VIDEO = ("segments", "segment_labels", "video_labels")
+"""Arrays without a time axis (see `detection_samples.py`), of the same size in every sample: stacked as they are."""
+
 
 class Source(Protocol):
     """Random access to records; `lengths` holds their frames at the full rate."""
@@ -96,7 +99,7 @@ def pad_and_stack(samples: Sequence[Sample], length: int) -> Batch:
     """Pads samples along time and stacks them.
 
     Args:
-        samples: arrays with time first, and scalars. All samples have the same names.
+        samples: arrays with time first, arrays named in `PER_VIDEO`, and scalars. All samples have the same names.
         length: frames after padding.
 
     Returns:
@@ -105,7 +108,7 @@ def pad_and_stack(samples: Sequence[Sample], length: int) -> Batch:
     frames = [_num_frames(sample) for sample in samples]
     batch: Batch = {"mask": np.arange(length) < np.array(frames)[:, None]}
     for name, first in samples[0].items():
-        if np.ndim(first) == 0:
+        if np.ndim(first) == 0 or name in PER_VIDEO:
             batch[name] = np.stack([sample[name] for sample in samples])
             continue
         stacked = np.full([len(samples), length, *first.shape[1:]], PADDING.get(name, 0), first.dtype)
@@ -117,18 +120,23 @@ def pad_and_stack(samples: Sequence[Sample], length: int) -> Batch:
 
 def _num_frames(sample: Sample) -> int:
     """Frames of a sample, which all its arrays must have."""
-    lengths = {name: len(value) for name, value in sample.items() if np.ndim(value) > 0}
+    lengths = {name: len(value) for name, value in sample.items() if np.ndim(value) > 0 and name not in PER_VIDEO}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"the arrays of sample {sample.get('index')} have different lengths: {lengths}")
     return next(iter(lengths.values()))
 
 
 def empty_sample(sample: Sample) -> Sample:
-    """A filler row: the same arrays without frames, and index -1."""
-    return {
-        name: np.int32(-1) if name == "index" else value[:0] if np.ndim(value) > 0 else value
-        for name, value in sample.items()
-    }
+    """A filler row: the same arrays without frames, segments and labels, and index -1."""
+    empty: Sample = {}
+    for name, value in sample.items():
+        if name == "index":
+            empty[name] = np.int32(-1)
+        elif name in PER_VIDEO:
+            empty[name] = np.full_like(value, IGNORE if name == "segment_labels" else 0)
+        else:
+            empty[name] = value[:0] if np.ndim(value) > 0 else value
+    return empty
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 import numpy as np
 from etils import epath
@@ -58,9 +59,7 @@ def read_shape(path: epath.PathLike) -> tuple[int, ...]:
     path = epath.Path(path)
     try:
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
+            shape, dtype = read_header(file)
     except ValueError as error:
         raise ValueError(f"{path} is not a NumPy .npy file ({error}); save features with numpy.save") from error
     if dtype.kind not in "fiu":
@@ -68,6 +67,18 @@ def read_shape(path: epath.PathLike) -> tuple[int, ...]:
     if len(shape) not in (2, 3):
         raise ValueError(f"{path} has {len(shape)} axes {shape}; expected [channels, time], [time, channels] or crops")
     return shape
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Axes and type of the array in an open `.npy` file, or in a member of a `.npz` file.
+
+    Raises:
+        ValueError: something else.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
 
 
 def read_features(path: epath.PathLike, layout: str) -> np.ndarray:

@@ -80,7 +80,8 @@ def descend(problem: Problem, settings: Settings, *, iterations: int, trace: boo
         return _State(state.iteration + 1, plan, log_plan, change, values, published_values)
 
     def goes_on(state: _State) -> jax.Array:
-        return (state.iteration < iterations) & jnp.any(real & (state.change >= settings.tolerance))
+        unfinished = state.iteration < iterations
+        return unfinished & jnp.any(real & (state.change >= settings.tolerance)) if settings.tolerance else unfinished
 
     empty = jnp.full((batch, rows), jnp.nan)
     log_plan = jnp.log(problem.action_mass * problem.frame_mass)
@@ -178,8 +179,10 @@ def balanced_projection(problem: Problem, settings: Settings, linearised: jax.Ar
         masses = jnp.where(mask, frame_mass, 0)
         pair = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=settings.epsilon), action_mass, masses)
         potentials = (jnp.zeros_like(action_mass), jnp.where(mask, 0, -jnp.inf))
-        # Of the potentials only the frames' are used: the actions' follow, and so the sums are exact at any cost.
-        score = (solver(pair, init=potentials).g - cost) / settings.epsilon
-        return action_mass[:, None] * jax.nn.softmax(score, axis=1)
+        # Of the potentials only the frames' are used: the actions' follow, and so their mass is exact at any cost. The
+        # largest is subtracted before the division, or a fused multiplication and subtraction could overflow.
+        score = solver(pair, init=potentials).g - cost
+        powers = jnp.exp((score - jnp.max(score, axis=1, keepdims=True)) / settings.epsilon)
+        return powers * (action_mass[:, None] / jnp.sum(powers, axis=1, keepdims=True))
 
     return jax.vmap(project)(linearised, problem.mask[:, 0], problem.frame_mass[:, 0], problem.action_mass[:, :, 0])

@@ -7,6 +7,7 @@ is stationary for when a side is relaxed.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -58,7 +59,8 @@ def solve_to_optimality(problem: Problem, settings: Settings) -> tuple[Solution,
     Returns:
         the solution (values: before and after), and [batch] bool: ott's loop converged.
     """
-    begin = descend(problem, settings, iterations=settings.warm_start, trace=False)
+    fixed = dataclasses.replace(settings, tolerance=0.0)  # it is a tolerance of ott's loop here
+    begin = descend(problem, fixed, iterations=settings.warm_start, trace=False)
     solver = gromov_wasserstein.GromovWasserstein(
         sinkhorn.Sinkhorn(threshold=INNER_THRESHOLD, max_iterations=INNER_ITERATIONS),
         epsilon=settings.epsilon,
@@ -120,7 +122,7 @@ def solve_by_proximal_steps(problem: Problem, settings: Settings, *, trace: bool
 
     The fixed points are those of the mirror steps, and the KL term of a relaxed side is implicit.
     """
-    smoothing = 1 / settings.step if settings.step else max(1 / PROX_STEP, settings.epsilon)
+    smoothing = max(1 / (settings.step or PROX_STEP), settings.epsilon)
     solver = sinkhorn.Sinkhorn(threshold=PROX_INNER_THRESHOLD, max_iterations=PROX_INNER_ITERATIONS, inner_iterations=5)
     tau_a = _tau(settings.relax_frames, settings.lambda_frames, smoothing)
     tau_b = _tau(settings.relax_actions, settings.lambda_actions, smoothing)

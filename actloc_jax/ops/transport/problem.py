@@ -47,7 +47,8 @@ class Settings:
         iterations: mirror or proximal steps, for `gw` the most linearisations; None takes 25, for `gw` 200.
         inner_iterations: Sinkhorn iterations of a mirror step where both sides are constraints (published: 1, with
             which frames do not keep their mass; 10 and more do).
-        step: size of a step; None takes 4 / (largest entry of the first gradient) for `pmd` and 2.5 for `prox`.
+        step: size of a step; None takes 4 / (largest entry of the first gradient) for `pmd`, and for `prox` 2.5 or
+            the undamped step 1 / epsilon, beyond which it diverges, whichever is smaller.
         step_scope: `batch`, one automatic step for all videos of a batch, padding included, as published; `video`, one
             for each from its own frames.
         band_weight: `radius`, 1 / radius, as published; `window`, frames / half width, which does not change with the
@@ -86,6 +87,8 @@ class Settings:
         for name in ("tolerance", "warm_start"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if self.mode == "prox" and self.step is not None and self.step > 1 / self.epsilon:
+            raise ValueError(f"step is {self.step}; for prox it must be at most 1 / epsilon, {1 / self.epsilon:g}.")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}; it weighs structure against cost and lies in 0..1.")
         if not 0 < self.radius <= 1:
@@ -117,7 +120,7 @@ class Problem(NamedTuple):
             that it stays finite; its plan is cleared at the end.
         present: [batch, 1, time] bool, True on frames of the video and on those that the original pads with; nowhere
             in a row without any frame.
-        frame_mass: [batch, 1, time], mass of each frame; sums to 1 over the mask.
+        frame_mass: [batch, 1, time], mass of each frame; sums to 1 over the mask, outside it is their mean.
         action_mass: [batch, actions, 1], mass of each action; sums to 1.
         half_window: of all videos, a Python number, where they have the same length; else [batch] int32.
         band_weight: [batch, 1, 1].
@@ -170,6 +173,8 @@ def make_problem(
     mask |= ~real
     frames = jnp.ones((batch, time)) if frame_mass is None else jnp.asarray(frame_mass, jnp.float32)
     frames = jnp.where(real, frames[:, None, :], 1)
+    mean = jnp.mean(frames, axis=2, keepdims=True, where=mask)
+    frames = jnp.where(mask, frames, mean)  # as published; what is given outside the mask does not count
     weights = jnp.ones(actions) if action_mass is None else jnp.asarray(action_mass, jnp.float32)
     weights = jnp.broadcast_to(weights, (batch, actions))[:, :, None]
     half_window: int | jax.Array = settings.half_window(time)
