@@ -142,11 +142,13 @@ def check_system(meta: dict[str, Any], system: str, folder: epath.Path) -> None:
 def check_classes(meta: dict[str, Any], class_names: Sequence[str], folder: epath.Path) -> None:
     """Refuses a checkpoint whose classes are not the data set's, in the same order.
 
+    A checkpoint without class names was trained without labels and converted without names: it fits any classes.
+
     Raises:
         ValueError: they differ; the first difference is named.
     """
     stored = meta["class_names"]
-    if list(stored) == list(class_names):
+    if not stored or list(stored) == list(class_names):
         return
     if len(stored) != len(class_names):
         detail = f"{len(stored)} classes against {len(class_names)}"

@@ -49,7 +49,7 @@ def experiment(hyper: dict[str, Any]) -> ConfigDict:
 def check_model(case: Case) -> None:
     """Embeddings, soft codes, pseudo-labels, training loss and its gradient, evaluation plan, validation loss."""
     arrays, config = case.arrays, experiment(case.config["hyper_parameters"])
-    stored = asot_params(case.weights())
+    stored = asot_params(case.weights()["state_dict"])
     net = network.encoder_network(config, stage.num_clusters(config))
     features, mask = jnp.asarray(arrays["features_raw"]), jnp.asarray(arrays["mask"])
     lengths = stage.sampled_lengths(config, mask)
@@ -95,7 +95,7 @@ def check_train_steps(case: Case) -> None:
 
     adam = optimizers.adam(config.asot.learning_rate, weight_decay=config.asot.weight_decay)
     step = jax.jit(state.gradient_step(loss, adam, project=stage.with_unit_clusters))
-    current = state.create(asot_params(case.weights()), adam)
+    current = state.create(asot_params(case.weights()["state_dict"]), adam)
     batches = sum(name.startswith("mask_") for name in arrays)
     for number in range(case.config["n_steps"]):
         features, mask = arrays[f"features_raw_{number % batches}"], arrays[f"mask_{number % batches}"]

@@ -21,8 +21,10 @@ from actloc_jax.ops.transport.problem import (
     LOG_MOST,
     Problem,
     Settings,
+    largest_of_frames,
     linearise,
     mass_of_actions,
+    mass_of_frames,
     objective,
 )
 
@@ -107,7 +109,7 @@ def objective_gradient(problem: Problem, settings: Settings, linearised: jax.Arr
     """The gradient of F, [batch, actions, time], with the published floors inside the logarithms."""
     gradient = linearised + settings.epsilon * jnp.log(plan + LOG_FLOOR)
     if settings.relax_frames:
-        mass = jnp.sum(plan, axis=1, keepdims=True)
+        mass = mass_of_frames(plan)
         ratio = mass / jnp.where(problem.frame_mass > 0, problem.frame_mass, 1)
         gradient += settings.lambda_frames * (jnp.log(ratio + LOG_FLOOR) + 1)
     if settings.relax_actions:
@@ -145,9 +147,9 @@ def _mirror_step(
     gradient = objective_gradient(problem, settings, linearised, plan)
     score = log_plan - jnp.clip(step * gradient, -BOUND, BOUND)
     if not settings.relax_frames:
-        plan, log_plan = _onto_marginal(score, problem.frame_mass, axis=1)
+        plan, log_plan = _onto_frames(score, problem.frame_mass)
     elif not settings.relax_actions:
-        plan, log_plan = _onto_marginal(jnp.where(problem.mask, score, -jnp.inf), problem.action_mass, axis=2)
+        plan, log_plan = _onto_actions(jnp.where(problem.mask, score, -jnp.inf), problem.action_mass)
         log_plan = jnp.where(problem.mask, log_plan, LOG_LEAST)
     else:
         log_plan = jnp.clip(score, LOG_LEAST, LOG_MOST)
@@ -155,11 +157,19 @@ def _mirror_step(
     return jnp.where(problem.mask, plan, 0), log_plan
 
 
-def _onto_marginal(score: jax.Array, mass: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """exp(score), scaled so that its sums over `axis` are `mass`, and its logarithm; one exponential for both."""
-    highest = jnp.max(score, axis=axis, keepdims=True)
+def _onto_frames(score: jax.Array, mass: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """exp(score), scaled so that every frame has its mass, and its logarithm."""
+    highest = largest_of_frames(score)
     powers = jnp.exp(score - highest)
-    total = jnp.sum(powers, axis=axis, keepdims=True)
+    total = mass_of_frames(powers)
+    return powers * (mass / total), score - (highest + jnp.log(total) - jnp.log(mass))
+
+
+def _onto_actions(score: jax.Array, mass: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same for every action."""
+    highest = jnp.max(score, axis=2, keepdims=True)
+    powers = jnp.exp(score - highest)
+    total = mass_of_actions(powers)
     return powers * (mass / total), score - (highest + jnp.log(total) - jnp.log(mass))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -86,6 +87,8 @@ def segment_asot(
     if cost is not None:
         matrices = [1 - matrix for matrix in matrices]
     masks = _checked_masks(matrices, [mask] if single else mask)
+    for doubt in settings.doubts(min(map(len, matrices))):
+        warnings.warn(doubt, stacklevel=2)
     found: dict[int, Segmentation] = {}
     for length, positions in _buckets([len(matrix) for matrix in matrices]).items():
         chosen = [matrices[i] for i in positions], [masks[i] for i in positions]

@@ -37,13 +37,16 @@ def asot_stage(config: ConfigDict, dataset: Dataset) -> TrainStage:
         ValueError: a field of the config is outside its range, or fields do not fit each other.
     """
     options = config.asot
-    settings.training_settings(config), settings.decoding_settings(config)  # said before the first step
+    training, decoding = settings.training_settings(config), settings.decoding_settings(config)
     for name in ("epochs", "batch_size", "frames"):
         if options[name] < 1:
             raise ValueError(f"config.asot.{name} is {options[name]}; it must be at least 1.")
     if options.evaluate_every < 0:
         raise ValueError(f"config.asot.evaluate_every is {options.evaluate_every}; 0 evaluates at the end alone.")
     source = dataset.source(config.data.train_split)
+    for group, problem, frames in (("transport", training, options.frames), ("decode", decoding, min(source.lengths))):
+        for doubt in problem.doubts(frames):
+            log.warning("config.%s: %s", group, doubt)
     net = network.encoder_network(config, num_clusters(config))
     tx = _optimizer(config)
     steps_per_epoch = -(-len(source) // options.batch_size)
@@ -105,8 +108,9 @@ def batch_loss(config: ConfigDict, net: Network, params: Params, batch: Batch) -
     rows = batch["index"] >= 0
     cost = jnp.where(rows[:, None, None], cost, cost[:1])
     pseudo = transport.solve(
-        cost, mask | ~rows[:, None], settings.training_settings(config), lengths=lengths, trace=False
-    )
+        cost, mask | ~rows[:, None], settings.training_settings(config), trace=False,
+        lengths=None if config.quirks.window_of_padded_length else lengths,
+    )  # fmt: skip
     codes = losses.soft_codes(affinity, config.network.temperature)
     return losses.training_loss(pseudo.plan, codes, mask, rows)
 
