@@ -44,6 +44,22 @@ def _with_tap(array: Array) -> Array:  # [in, out] -> [out, in, 1]
     return array.transpose()[:, :, None]
 
 
+def _channels(array: Array) -> Array:  # [1, channels, 1] -> [channels]
+    return array[0, :, 0]
+
+
+def _as_channels(array: Array) -> Array:  # [channels] -> [1, channels, 1]
+    return array[None, :, None]
+
+
+def _heads_and_distances(array: Array) -> Array:  # [1, 1, heads, window] -> [heads, window]
+    return array[0, 0]
+
+
+def _as_heads_and_distances(array: Array) -> Array:  # [heads, window] -> [1, 1, heads, window]
+    return array[None, None]
+
+
 _BIAS = Leaf("bias", "bias", _same, _same)
 # How the arrays of each kind of module are laid out; PyTorch puts the output axis first and the taps last.
 LAYOUTS: dict[str, tuple[Leaf, ...]] = {
@@ -57,8 +73,16 @@ LAYOUTS: dict[str, tuple[Leaf, ...]] = {
         Leaf("in_proj_bias", "bias", _same, _same),
     ),
     "matrix": (Leaf("", "", _same, _same),),
+    "channel_norm": (
+        Leaf("weight", "scale", _channels, _as_channels),
+        Leaf("bias", "bias", _channels, _as_channels),
+    ),
+    "channel_scale": (Leaf("scale", "scale", _channels, _as_channels),),
+    "scalar": (Leaf("scale", "", _same, _same),),
+    "position_bias": (Leaf("rel_pe", "rel_pe", _heads_and_distances, _as_heads_and_distances),),
 }
 _WEIGHT_AXES = {"linear": 2, "pointwise": 3, "conv": 3, "embedding": 2, "in_projection": 2, "matrix": 2}
+_AXES = {"channel_norm": 3, "channel_scale": 3, "scalar": 0, "position_bias": 4}  # of all arrays of a layout
 
 
 class Rule(NamedTuple):
@@ -83,6 +107,8 @@ class Entry(NamedTuple):
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether a PyTorch array of `shape` can be this one, whatever its sizes."""
+        if self.layout in _AXES:
+            return len(shape) == _AXES[self.layout]
         rank = 1 if self.leaf.ours in ("bias", "scale") else _WEIGHT_AXES[self.layout]
         return len(shape) == rank and (self.layout != "pointwise" or shape[2:] in ((), (1,)))
 

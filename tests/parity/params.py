@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actloc_jax.layers.functional import Params, unflatten
-from convert import asot, tst_tables
+from convert import asot, fustal_tables, tst_tables
 from convert.mapping import Table
 
 
@@ -66,6 +66,16 @@ def asot_params(state: Mapping[str, Any]) -> Params:
     """`{"layers": ..., "clusters": ...}` of an ASOT state dict."""
     layers = sum(key.startswith("mlp.") and key.endswith(".weight") for key in state)
     return params_of(asot.table(layers), state)
+
+
+def generator_params(state: Mapping[str, Any]) -> Params:
+    """`{"f_embed": ..., "f_cls": ...}` of FuSTAL's generator."""
+    return params_of(fustal_tables.GENERATOR, state)
+
+
+def student_params(state: Mapping[str, Any], table: Table = fustal_tables.TRIDET) -> Params:
+    """A `Detector` from a state dict of FuSTAL's student, TriDet or (with its table) ActionFormer."""
+    return params_of(table, {key.removeprefix("module."): value for key, value in state.items()})
 
 
 def older_refiner_params(state: Mapping[str, Any]) -> Params:
