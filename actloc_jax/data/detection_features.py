@@ -224,7 +224,7 @@ def _array_header(file: Any, location: str) -> tuple[int, ...]:
     """Axes of the `.npy` content of an open file."""
     try:
         shape, dtype = feature_files.read_header(file)
-    except ValueError as error:
+    except (ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{location} holds no array ({error}); save features with numpy.savez") from error
     if dtype.kind not in "fiu":
         raise ValueError(f"{location} holds {dtype} values; expected numbers (float32)")

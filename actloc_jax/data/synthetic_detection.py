@@ -55,7 +55,7 @@ class Settings:
     max_steps: int = 600
     channels: int = 64
     second_class: float = 0.4
-    actions_per_100: float = 1.6
+    actions_per_100: float = 2.4
     noise: float = 0.2
     burst_every: float = 60.0
     smear: float = 1.5
