@@ -16,7 +16,7 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from etils import epath
@@ -34,6 +34,7 @@ SUBSETS = {"train": ("train", "training"), "val": ("val", "validation"), "test":
 CLASS_FILE = "classes.txt"
 
 MissingFeatures = Literal["error", "skip"]
+Units = Literal["grid", "seconds"]
 
 
 class DetectionFolder:
@@ -214,9 +215,30 @@ class DetectionFolder:
             )
         return grid
 
-    def source(self, split: str, *, units: Literal["grid", "seconds"] = "grid") -> DetectionSource:
+    def rows(self, video: VideoAnnotation) -> int:
+        """Rows of the features of a video after downsampling, from the header of its file."""
+        return self.features.shape(video.video, self.subset_folder(video))[0]
+
+    def read_features(self, video: VideoAnnotation) -> np.ndarray:
+        """Features of a video, [time, channels] float32. Raises as `FeatureFiles.read`."""
+        return self.features.read(video.video, self.subset_folder(video))
+
+    def source(self, split: str, *, units: Units = "grid") -> DetectionSource:
         """Random access to the records of a split, with segments on the feature grid or in seconds."""
         return DetectionSource(self, self.videos(split), units=units)
+
+
+class VideoStore(Protocol):
+    """What a `DetectionSource` needs of the place where the videos are: a `DetectionFolder`, or prepared records."""
+
+    root: epath.Path
+    class_names: tuple[str, ...]
+
+    def rows(self, video: VideoAnnotation) -> int: ...
+
+    def read_features(self, video: VideoAnnotation) -> np.ndarray: ...
+
+    def grid(self, video: VideoAnnotation, rows: int) -> Grid: ...
 
 
 class DetectionSource:
@@ -229,13 +251,7 @@ class DetectionSource:
         units: "grid" or "seconds", of the segments in records.
     """
 
-    def __init__(
-        self,
-        folder: DetectionFolder,
-        annotations: Sequence[VideoAnnotation],
-        *,
-        units: Literal["grid", "seconds"] = "grid",
-    ) -> None:
+    def __init__(self, folder: VideoStore, annotations: Sequence[VideoAnnotation], *, units: Units = "grid") -> None:
         if not annotations:
             raise ValueError(f"no videos of {folder.root} were chosen; expected at least one")
         if units not in ("grid", "seconds"):
@@ -243,7 +259,7 @@ class DetectionSource:
         self.folder = folder
         self.annotations = tuple(annotations)
         self.videos = tuple(video.video for video in annotations)
-        self.units: Literal["grid", "seconds"] = units
+        self.units: Units = units
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -255,8 +271,8 @@ class DetectionSource:
 
     @functools.cached_property
     def lengths(self) -> tuple[int, ...]:
-        """Rows of each record, from the headers of the feature files."""
-        return tuple(self._shape(video)[0] for video in self.annotations)
+        """Rows of each record, without reading its features."""
+        return tuple(self.folder.rows(video) for video in self.annotations)
 
     @property
     def segment_counts(self) -> tuple[int, ...]:
@@ -302,7 +318,7 @@ class DetectionSource:
         """
         del epoch
         video = self.annotations[position]
-        features = self.folder.features.read(video.video, self.folder.subset_folder(video))
+        features = self.folder.read_features(video)
         grid = self.folder.grid(video, len(features))
         segments = grid.to_grid(video.segments) if self.units == "grid" else video.segments
         return {
@@ -315,9 +331,6 @@ class DetectionSource:
             "fps": video.fps,
             "grid": grid,
         }
-
-    def _shape(self, video: VideoAnnotation) -> tuple[int, int]:
-        return self.folder.features.shape(video.video, self.folder.subset_folder(video))
 
 
 def expected_tree(root: epath.PathLike) -> str:

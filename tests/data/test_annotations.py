@@ -115,6 +115,7 @@ def test_what_is_written_is_read_back(tmp_path):
     unknown = video.__class__(**(vars(video) | {"video": "w", "duration": math.inf, "fps": None}))
     for name in ("b.json", "b.json.gz"):
         write_activitynet_json(Annotations(CLASSES, {"v": video, "w": unknown}), tmp_path / name)
+        assert ((tmp_path / name).read_bytes()[:2] == b"\x1f\x8b") == name.endswith(".gz")
         read = read_activitynet_json(tmp_path / name, missing_duration="unknown")
         assert read.class_names == CLASSES
         for expected in (video, unknown):

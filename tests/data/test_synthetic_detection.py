@@ -90,4 +90,4 @@ def test_rows_alone_are_neither_enough_nor_useless(videos):
         correct.append(distances.argmin(axis=1) == video.labels)
         truth.append(video.labels)
     actions = np.concatenate(truth) != BACKGROUND
-    assert 0.5 < np.concatenate(correct)[actions].mean() < 0.97
+    assert 0.7 < np.concatenate(correct)[actions].mean() < 0.905  # without noise the smear alone leaves 0.92
