@@ -84,9 +84,9 @@ class Protocol:
     Attributes:
         ties: the order of equal scores. `"stable"`: the earlier row first, everywhere and always the same.
             `"argsort"` and `"argsort_reversed"`: what the expressions `argsort(-scores)` (TALLFormer) and
-            `argsort(scores)[::-1]` (ActivityNet) of the originals give, which depends on numpy's default sort and can
-            move a class by a point of AP where scores are rounded. Of instances with equal tIoU the later row comes
-            first under `"argsort_reversed"`, else the earlier.
+            `argsort(scores)[::-1]` (ActivityNet) of the originals give. That depends on numpy's build and the
+            processor, and can move a class by a point of AP where scores are rounded. Of instances with equal tIoU the
+            later row comes first under `"argsort_reversed"`, else the earlier.
         instances: `"any"` free instance above the threshold, from the highest tIoU down; `"best"`: a prediction whose
             best instance is taken is wrong (Pascal VOC).
         area: `"interpolated"` area under the monotone precision curve; `"eleven_points"`: mean of its values at recalls

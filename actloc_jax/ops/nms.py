@@ -43,8 +43,8 @@ class Suppression:
         selects_last: whether the last candidate that remains is selected, too. In SPOT and AFSD it is lost.
         order: which of equal scores is selected: the `"first"` or the `"last"` in the input; the first after a stable
             sort by descending score (`"sorted"`) or after numpy's `argsort(scores)[::-1]` (`"argsort"`: the last in
-            the input, if there are at most 16); or the first in an array from which the C++ of mmcv and ActionFormer
-            deletes by moving the last element into the hole (`"swap"`).
+            simple sorts, else up to numpy's build and the processor); or the first in an array from which the C++ of
+            mmcv and ActionFormer deletes by moving the last element into the hole (`"swap"`).
         overlap: how two segments are compared.
         max_per_class: at most this many selections for each class. None: no limit.
         max_total: at most this many after all classes are sorted by score together. None: no limit.

@@ -129,9 +129,9 @@ def test_the_fast_path_of_the_host_equals_numpy():
     segments, scores = candidates(0, 700, extent=300)
     labels = np.random.default_rng(1).integers(0, 3, 700)
     assert np.bincount(labels).max() > device_nms.HALVED_FROM / 2
-    rule = dataclasses.replace(nms.ACTIONFORMER_SOFT, max_per_class=150, max_total=400)
+    rule = dataclasses.replace(nms.ACTIONFORMER_SOFT, max_per_class=60, max_total=150)
     fast, slow = (module.suppress_classes(segments, scores, labels, rule) for module in (device_nms, nms))
-    assert len(fast.index) == 400
+    assert len(fast.index) == 150
     assert fast.index.tolist() == slow.index.tolist()
     np.testing.assert_allclose(fast.scores, slow.scores, rtol=1e-5)
 
@@ -185,7 +185,12 @@ def test_spot_and_afsd_lose_the_last_candidate_and_spot_stops_at_zero():
 
 def test_equal_scores_follow_the_order():
     far, scores = np.array([[0, 1], [10, 11], [20, 21]], np.float64), np.full(3, 0.5)
-    for order, expected in (("first", [0, 1, 2]), ("last", [2, 1, 0]), ("sorted", [0, 1, 2]), ("argsort", [2, 1, 0])):
+    for order, expected in (
+        ("first", [0, 1, 2]),
+        ("last", [2, 1, 0]),
+        ("sorted", [0, 1, 2]),
+        ("argsort", np.argsort(scores)[::-1].tolist()),
+    ):
         assert nms.suppress(far, scores, Suppression("hard", order=order)).index.tolist() == expected
 
 
