@@ -8,7 +8,7 @@ A schedule is a function of the OPTIMISER step, which with gradient accumulation
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -102,6 +102,47 @@ def cosine_to(lr: float, minimum: float, total_steps: int, warmup_steps: int = 0
     return schedule
 
 
+def warmup_cosine(lr: float, minimum: float, warmup_steps: int, total_steps: float) -> Schedule:
+    """A linear warm-up from 0 to `lr`, then half a cosine down to `minimum` (`LinearWarmupCosineAnnealingLR`).
+
+    Used by ActionFormer, TriDet and FuSTAL. The warm-up reaches `lr` at its last step, `warmup_steps - 1`, and the
+    cosine starts there again, at `warmup_steps`. Beyond `total_steps` the cosine swings back. A huge number of steps
+    gives a constant rate.
+    Computed in float64 for a Python or NumPy step, in float32 for a traced one.
+    """
+
+    def schedule(step: Any) -> Any:
+        xp = _numpy_of(step)
+        progress = (step - warmup_steps) * (1 / (total_steps - warmup_steps))  # no overflow of float32
+        cosine = minimum + (lr - minimum) * (1.0 + xp.cos(math.pi * progress)) / 2.0
+        return xp.where(step < warmup_steps, _linear_warmup(lr, warmup_steps, step), cosine)
+
+    return schedule
+
+
+def warmup_multistep(lr: float, warmup_steps: int, milestones: Sequence[int], factor: float = 0.1) -> Schedule:
+    """The same warm-up, then `lr` times `factor` for every milestone reached (`LinearWarmupMultiStepLR`).
+
+    Args:
+        lr: the rate after the warm-up.
+        warmup_steps: its steps.
+        milestones: steps, counted from the end of the warm-up.
+        factor: of each.
+    """
+
+    def schedule(step: Any) -> Any:
+        xp = _numpy_of(step)
+        reached = sum(xp.where(step - warmup_steps >= milestone, 1, 0) for milestone in milestones)
+        return xp.where(step < warmup_steps, _linear_warmup(lr, warmup_steps, step), lr * factor**reached)
+
+    return schedule
+
+
+def _linear_warmup(lr: float, steps: int, step: Any) -> Any:
+    """From 0 at step 0 to `lr` at step `steps - 1`."""
+    return lr * step / max(steps - 1, 1)
+
+
 def halve_every(lr: float, steps: int) -> Schedule:
     """`lr`, halved after every `steps` optimiser steps (TST's "step" scheduler, there with 30)."""
 
@@ -116,12 +157,38 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": constant,
     "cosine": cosine_to,
     "halving": halve_every,
+    "warmup_cosine": warmup_cosine,
+    "warmup_multistep": warmup_multistep,
 }
 
 
 def make_schedule(name: str, lr: float, **options: Any) -> Schedule:
     """`SCHEDULES[name](lr, **options)`. Raises ValueError for a name that the table does not hold."""
     return _look_up(SCHEDULES, name, "schedule")(lr, **options)
+
+
+def clip_by_norm(limit: float) -> optax.GradientTransformation:
+    """Scales all gradients together so that their norm is at most `limit`, as `torch.nn.utils.clip_grad_norm_`."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        factor = jnp.minimum(1.0, limit / (optax.tree.norm(updates) + 1e-6))
+        return jax.tree.map(lambda gradient: gradient * factor.astype(gradient.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def decay_kernels(
+    learning_rate: float | Schedule, weight_decay: float, make: Callable[..., optax.GradientTransformation] = adamw
+) -> optax.GradientTransformation:
+    """An optimizer that shrinks the kernels of linear maps and convolutions and no other parameter.
+
+    Biases, scales and embeddings are not decayed, as in ActionFormer and TriDet (`libs/utils/train_utils.py`).
+    """
+    return grouped(
+        {"kernels": make(learning_rate, weight_decay=weight_decay), "others": make(learning_rate)},
+        lambda path: "kernels" if path.rsplit("/", 1)[-1] == "kernel" else "others",
+    )
 
 
 def learning_rates(schedules: Mapping[str, float | Schedule], step: int) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,16 @@ import numpy as np
 from flax import nnx
 
 from actloc_jax.backbones.actionformer import ConvAttention, TransformerBlock
-from actloc_jax.backbones.detector import Detector, DetectorSizes
+from actloc_jax.backbones.detector import Detector, DetectorOutput, DetectorSizes
 from actloc_jax.backbones.tridet import ConvBlock, SGPBlock
+from actloc_jax.data.grid import Grid
 from actloc_jax.layers.detection_heads import ClassHead, OffsetHead, join, join_frames, split
 from actloc_jax.layers.functional import Network
 from actloc_jax.layers.masked import FrameNorm, Frames, MaskedConv, sinusoids
 from actloc_jax.layers.pyramid import FeaturePyramid, IdentityNeck
+from actloc_jax.ops import nms
+from actloc_jax.systems.fustal.decode import DecodeSettings, decode
+from actloc_jax.systems.fustal.points import Points, make_points
 from convert import fustal_tables
 from convert.mapping import Rule, Table
 from tests.parity.harness import Case, parity
@@ -193,8 +198,37 @@ def network_of(case: Case, state: str = "state_dict_ema") -> tuple[DetectorSizes
     return sizes, Network(lambda rngs: Detector(sizes, rngs=rngs)), student_params(weights, table_of(sizes))
 
 
+class Selection(NamedTuple):
+    """Segments [number, 2], scores and labels of one video."""
+
+    segments: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def candidates(output: DetectorOutput, points: Points, config: Mapping[str, Any]) -> Selection:
+    """Segments of the first video before suppression, in grid units."""
+    test = config["test_cfg"]
+    settings = DecodeSettings(test["pre_nms_thresh"], test["pre_nms_topk"], test["duration_thresh"])
+    *found, valid = (np.asarray(values[0]) for values in decode(output, points, settings))
+    return Selection(*(values[valid] for values in found))
+
+
+def after_suppression(found: Selection, config: Mapping[str, Any], meta: Mapping[str, float]) -> Selection:
+    """What suppression leaves, in seconds."""
+    test = config["test_cfg"]
+    rule = dataclasses.replace(
+        nms.ACTIONFORMER_SOFT, min_score=test["min_score"], sigma=test["nms_sigma"],
+        max_per_class=test["max_seg_num"], max_total=test["max_seg_num"],
+    )  # fmt: skip
+    index, scores = nms.suppress_classes(*found, rule)
+    grid = Grid(meta["feat_stride"], meta["feat_num_frames"], meta["fps"])
+    seconds = np.clip(grid.to_seconds(found.segments[index]), 0, meta["duration"])
+    return Selection(seconds, scores, found.labels[index])
+
+
 def check_forward(case: Case) -> None:
-    """Features and head outputs of every level of every video."""
+    """Features, head outputs, candidates and final segments of every video."""
     sizes, net, params = network_of(case)
     arrays = case.arrays
     for video in range(len(case.config["lens"])):
@@ -214,6 +248,29 @@ def check_forward(case: Case) -> None:
         for level, of_level in enumerate(output.masks):
             if f"v{video}_mask_{level}" in arrays:
                 np.testing.assert_array_equal(of_level[0], arrays[f"v{video}_mask_{level}"])
+        _check_segments(case, f"v{video}", sizes, output)
+
+
+def _check_segments(case: Case, video: str, sizes: DetectorSizes, output: DetectorOutput) -> None:
+    """Candidates from the golden's logits, one by one; final segments also from our own."""
+    arrays, config = case.arrays, case.config
+    ranges = [tuple(each) for each in config["model"]["regression_range"]]
+    points = make_points(output.masks[0].shape[1], sizes.strides, ranges)
+    stored = {
+        name: tuple(channels_last(arrays[f"{video}_{key}_{level}"])[None] for level in range(sizes.levels))
+        for name, key in (("classes", "cls"), ("offsets", "off"), ("starts", "start"), ("ends", "end"))
+        if f"{video}_{key}_0" in arrays
+    }
+    found = candidates(output._replace(**stored), points, config)
+    np.testing.assert_array_equal(found.labels, arrays[f"{video}_pre_labels"])
+    close(case, found.scores, arrays[f"{video}_pre_scores"])
+    close(case, found.segments, arrays[f"{video}_pre_segments"])
+
+    for source in (found, candidates(output, points, config)):
+        final = after_suppression(source, config, config["meta"])
+        np.testing.assert_array_equal(final.labels, arrays[f"{video}_out_labels"])
+        close(case, final.scores, arrays[f"{video}_out_scores"])
+        np.testing.assert_allclose(final.segments, arrays[f"{video}_out_segments"], rtol=1e-3, atol=2e-3)
 
 
 for _kind in ("student_forward_small", "student_forward_plain_head", "student_actionformer_variant"):
