@@ -1,4 +1,4 @@
-"""The block of ActionFormer (Zhang et al., ECCV 2022, arXiv 2202.07925): convolutions per channel, attention, perceptron.
+"""The block of ActionFormer (Zhang et al., ECCV 2022, arXiv 2202.07925): attention on convolutions, and a perceptron.
 
 Source: `happyharrycn/actionformer_release:libs/modeling/blocks.py`. Dropout inside the block is left out: the published
 rate is 0.

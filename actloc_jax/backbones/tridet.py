@@ -15,8 +15,8 @@ from jax.typing import DTypeLike
 
 from actloc_jax.layers.masked import (
     ChannelConv,
-    FrameNorm,
     FrameMlp,
+    FrameNorm,
     Frames,
     MaskedConv,
     ScaledPath,
