@@ -370,3 +370,18 @@ def _check_finite(found: transport.Transport, mask: np.ndarray) -> None:
     plan = np.asarray(found.plan)
     assert np.all(plan >= 0)
     assert not np.any(plan[~mask])
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["one window", "window of each"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_loop_over_the_videos_gives_what_all_at_once_give(mode: str, lengths: np.ndarray | None) -> None:
+    cost, mask = _batch()
+    settings = _settings(mode, step_scope="batch")  # a common step is found before the loop
+    together, alone = (
+        transport.solve(cost, mask, settings, lengths=lengths, one_by_one=choice) for choice in (False, True)
+    )
+    # Where ott stops depends on rounding near its thresholds.
+    np.testing.assert_allclose(together.plan, alone.plan, atol=2e-3 if mode == "gw" else 2e-5)
+    np.testing.assert_allclose(together.objective, alone.objective, atol=1e-5)
+    np.testing.assert_allclose(together.mass, alone.mass, atol=1e-5)
+    assert together.iterations.shape == alone.iterations.shape == together.converged.shape == alone.converged.shape

@@ -109,7 +109,7 @@ class BandGeometry(geometry.Geometry):
     @property
     def cost_matrix(self) -> jax.Array:
         """Refused: a matrix of frames x frames is what this class is there to avoid."""
-        raise NotImplementedError("BandGeometry is applied by prefix sums and has no matrix")
+        raise TypeError("BandGeometry is applied by prefix sums and has no matrix")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -136,11 +136,11 @@ class BandGeometry(geometry.Geometry):
         """The product with `arr` [time] or [time, columns]; symmetric, so that `axis` does not matter.
 
         Raises:
-            NotImplementedError: `fn` is not linear; it would need every entry of the matrix.
+            TypeError: `fn` is not linear; it would need every entry of the matrix.
         """
         del axis
         if fn is not None and not is_linear:
-            raise NotImplementedError("BandGeometry applies only linear functions of its entries")
+            raise TypeError("BandGeometry applies only linear functions of its entries")
         columns = jnp.reshape(arr, (self.frames, -1)).T[None]
         product = band_product(columns, self.half_window[None], self.largest)[0].T
         product = self.weight * jnp.reshape(product, arr.shape)

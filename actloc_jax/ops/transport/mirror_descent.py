@@ -65,7 +65,6 @@ def descend(problem: Problem, settings: Settings, *, iterations: int, trace: boo
     """At most `iterations` mirror steps from the product of the marginals."""
     batch = len(problem.cost)
     plan = start(problem)
-    step = _step_size(problem, settings, plan)
     rows = iterations + 1 if trace else 1
     real = jnp.any(problem.present, axis=(1, 2))
 
@@ -76,7 +75,7 @@ def descend(problem: Problem, settings: Settings, *, iterations: int, trace: boo
             now = objective(problem, settings, state.plan, linearised, state.log_plan)
             values = values.at[:, state.iteration].set(now.value)
             published_values = published_values.at[:, state.iteration].set(now.as_published)
-        plan, log_plan = _mirror_step(problem, settings, step, linearised, state.plan, state.log_plan)
+        plan, log_plan = _mirror_step(problem, settings, linearised, state.plan, state.log_plan)
         looked_at = (settings.tolerance > 0) | (state.iteration == iterations - 1)
         change = lax.cond(looked_at, lambda: jnp.sum(jnp.abs(plan - state.plan), axis=(1, 2)), lambda: state.change)
         return _State(state.iteration + 1, plan, log_plan, change, values, published_values)
@@ -119,13 +118,14 @@ def objective_gradient(problem: Problem, settings: Settings, linearised: jax.Arr
     return gradient
 
 
-def _step_size(problem: Problem, settings: Settings, plan: jax.Array) -> jax.Array:
-    """[batch, 1, 1]: the given step, or the published rule.
+def with_step(problem: Problem, settings: Settings) -> Problem:
+    """The problem with the step that is given, or that the published rule finds.
 
     Where the largest gradient is not positive the rule has no meaning; the undamped step stands in for it.
     """
+    plan = start(problem)
     if settings.step is not None:
-        return jnp.full((len(plan), 1, 1), settings.step)
+        return problem._replace(step=jnp.full((len(plan), 1, 1), settings.step))
     gradient = objective_gradient(problem, settings, linearise(problem, settings, plan), plan)
     seen = problem.present if settings.step_scope == "batch" else problem.mask
     largest = jnp.max(gradient, axis=(1, 2), keepdims=True, where=seen, initial=-jnp.inf)
@@ -134,18 +134,18 @@ def _step_size(problem: Problem, settings: Settings, plan: jax.Array) -> jax.Arr
     curvature = settings.epsilon
     curvature += settings.lambda_frames * settings.relax_frames + settings.lambda_actions * settings.relax_actions
     usable = largest > STEP_TARGET * settings.epsilon / 100
-    return jnp.where(usable, STEP_TARGET / jnp.where(usable, largest, 1), 1 / curvature)
+    return problem._replace(step=jnp.where(usable, STEP_TARGET / jnp.where(usable, largest, 1), 1 / curvature))
 
 
 def _mirror_step(
-    problem: Problem, settings: Settings, step: jax.Array, linearised: jax.Array, plan: jax.Array, log_plan: jax.Array
+    problem: Problem, settings: Settings, linearised: jax.Array, plan: jax.Array, log_plan: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The next plan and its logarithm."""
     if not (settings.relax_frames or settings.relax_actions):
         plan = balanced_projection(problem, settings, linearised)
         return plan, jnp.log(jnp.where(plan > 0, plan, 1))
     gradient = objective_gradient(problem, settings, linearised, plan)
-    score = log_plan - jnp.clip(step * gradient, -BOUND, BOUND)
+    score = log_plan - jnp.clip(problem.step * gradient, -BOUND, BOUND)
     if not settings.relax_frames:
         plan, log_plan = _onto_frames(score, problem.frame_mass)
     elif not settings.relax_actions:

@@ -144,6 +144,7 @@ class Problem(NamedTuple):
         action_mass: [batch, actions, 1], mass of each action; sums to 1.
         half_window: of all videos, a Python number, where they have the same length; else [batch] int32.
         band_weight: [batch, 1, 1].
+        step: [batch, 1, 1], size of the mirror steps; None until `mirror_descent.with_step` has set it.
     """
 
     cost: jax.Array
@@ -153,6 +154,7 @@ class Problem(NamedTuple):
     action_mass: jax.Array
     half_window: int | jax.Array
     band_weight: jax.Array
+    step: jax.Array | None = None
 
 
 class Objective(NamedTuple):

@@ -181,7 +181,8 @@ def _solve_padded(
 ) -> transport.Transport:
     cost = assignment_cost(affinity, lengths, rho)
     cost = jnp.where(jnp.any(mask, axis=1)[:, None, None], cost, cost[:1])  # filler rows choose no common step
-    return transport.solve(cost, mask, settings, lengths=lengths)
+    on_cpu = jax.default_backend() == "cpu"
+    return transport.solve(cost, mask, settings, lengths=lengths, one_by_one=on_cpu)
 
 
 _solve = jax.jit(_solve_padded, static_argnums=3)
