@@ -143,12 +143,18 @@ def test_a_second_detection_takes_the_second_best_instance_unless_only_the_best_
 
 
 def test_a_replaced_detection_goes_on_to_its_next_instance():
-    # the last row has the best score and takes what the first row asked for first; that takes the other instance
-    truths = {"a": Instances([[0, 10], [3, 13]], [0, 0])}
-    found = {"a": detections((0, 10.5, 0, 0.5), (0, 10, 0, 0.9))}
-    matching = detection.match(found, truths, (0.3,), detection.SANE)
-    assert matching.scores.tolist() == [0.9, 0.5]
-    assert matching.taken.tolist() == [[0, 1]]
+    truths = {"a": Instances([[0, 10], [4, 14], [8, 18]], [0, 0, 0])}
+    # the second asks for what the first has, then for what the third has asked for, which goes on to the last
+    found = {"a": detections((0, 10, 0, 0.9), (1, 11, 0, 0.8), (5, 15, 0, 0.7))}
+    matching = detection.match(found, truths, (0.3, 0.7), detection.SANE)
+    assert matching.taken.tolist() == [[0, 1, 2], [0, -1, 1]]
+
+
+def test_of_equally_near_instances_the_earlier_or_the_later_is_taken():
+    truths = {"a": Instances([[0, 10], [2, 12]], [0, 0])}
+    found = {"a": detections((1, 11, 0, 0.9))}
+    assert detection.match(found, truths, (0.5,), detection.SANE).taken.item() == 0
+    assert detection.match(found, truths, (0.5,), detection_matching.ACTIVITYNET).taken.item() == 1
 
 
 def test_ties_are_stable_or_as_numpy_has_them():

@@ -129,11 +129,16 @@ def test_the_fast_path_of_the_host_equals_numpy():
     segments, scores = candidates(0, 700, extent=300)
     labels = np.random.default_rng(1).integers(0, 3, 700)
     assert np.bincount(labels).max() > device_nms.HALVED_FROM / 2
-    rule = dataclasses.replace(nms.ACTIONFORMER_SOFT, max_per_class=60, max_total=150)
+    rule = dataclasses.replace(nms.ACTIONFORMER_SOFT, max_total=150)
     fast, slow = (module.suppress_classes(segments, scores, labels, rule) for module in (device_nms, nms))
     assert len(fast.index) == 150
     assert fast.index.tolist() == slow.index.tolist()
     np.testing.assert_allclose(fast.scores, slow.scores, rtol=1e-5)
+    long = dataclasses.replace(rule, sigma=50, max_total=None)  # most remain until more than half of them are selected
+    fast, slow = (module.suppress_classes(segments, scores, labels, long) for module in (device_nms, nms))
+    assert len(slow.index) > 600
+    assert set(fast.index.tolist()) == set(slow.index.tolist())
+    np.testing.assert_allclose(fast.scores, slow.scores, rtol=1e-4)
 
 
 def test_the_device_takes_any_leading_axes_and_fewer_picks_than_candidates():
@@ -160,6 +165,32 @@ def test_decays_by_hand():
     np.testing.assert_allclose(gaussian.scores, [0.9, 0.8 * np.exp(-2 * (9 / 11) ** 2)], rtol=1e-5)
     zero = nms.suppress(SEGMENTS, SCORES, Suppression("zero", 0.5, min_score=None))
     assert sorted(zero.scores.tolist())[:2] == [0, 0]  # kept, without score
+
+
+def test_spot_raises_what_overlaps_a_little_and_leaves_what_does_not():
+    segments, scores = np.array([[0, 10], [9.9, 20], [40, 50], [60, 70]]), np.array([0.9, 0.5, 0.5, 0.1])
+    overlap = iou.SPOT_OVERLAP(segments[0], segments[1])
+    index, values = nms.suppress(segments, scores, dataclasses.replace(nms.SPOT_SOFT, overlap=iou.TIOU))
+    assert index.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(values, [0.9, 0.5 * np.exp(-10 * (0.1 / 20) ** 2) / 0.6, 0.5])
+    assert overlap > 0.4  # by its own measure, which is why the published rule lowers it
+    np.testing.assert_allclose(nms.suppress(segments, scores, nms.SPOT_SOFT).scores[:2], [0.9, 0.5])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60))
+def test_classes_together_equal_each_class_alone(seed, count):
+    segments, scores = candidates(seed, count)
+    labels = np.random.default_rng(seed).integers(-3, 4, count)
+    rule = dataclasses.replace(nms.ACTIONFORMER_SOFT, max_per_class=7, max_total=None)
+    found = nms.suppress_classes(segments, scores, labels, rule)
+    expected = {}
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        alone = nms.suppress(segments[rows], scores[rows], rule)
+        expected |= dict(zip(rows[alone.index].tolist(), alone.scores.tolist(), strict=True))
+    assert dict(zip(found.index.tolist(), found.scores.tolist(), strict=True)) == expected
+    assert (np.diff(found.scores) <= 0).all()
 
 
 def test_a_threshold_reached_exactly_suppresses_unless_exclusive():
@@ -262,4 +293,7 @@ def test_weighting_merges_within_a_class_by_score_and_overlap():
     np.testing.assert_allclose(merged[0], weights @ SEGMENTS[:2] / weights.sum(), rtol=1e-6)
     np.testing.assert_array_equal(merged[1:], SEGMENTS[2:])
     assert len(segment_merging.weighted_nms(SEGMENTS, SCORES, labels, most=2)[0]) == 2
+    instants = np.array([[7, 7], [7, 7], [0, 10]], np.float32)
+    merged, _ = segment_merging.weighted_nms(instants, np.array([0.9, 0.8, 0.7]), np.zeros(3, int))
+    np.testing.assert_array_equal(merged, instants)
     assert segment_merging.weighted_nms(SEGMENTS, SCORES, labels, above=0.95)[0].shape == (0, 2)
