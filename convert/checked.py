@@ -79,7 +79,7 @@ def float32(report: Report) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             if dtype.name not in ("float16", "bfloat16"):  # float32 holds these exactly
                 raise ValueError(f"{entry.key} is {dtype.name}; expected float32, float16 or bfloat16")
             types[entry.key] = dtype.name
-    return {path: np.ascontiguousarray(array, np.float32) for path, array in report.params.items()}, types
+    return {path: np.asarray(array, np.float32, order="C") for path, array in report.params.items()}, types
 
 
 def with_types(state: dict[str, np.ndarray], meta: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -232,7 +232,7 @@ class Table:
             entry = self.entry_of_path(path)
             if entry is None:
                 raise ValueError(f"no rule for the parameter {path} {shape_text(np.shape(value))}")
-            state[entry.key] = np.ascontiguousarray(entry.leaf.to_torch(np.asarray(value)))
+            state[entry.key] = np.asarray(entry.leaf.to_torch(np.asarray(value)), order="C")  # also of scalars
         return state
 
 

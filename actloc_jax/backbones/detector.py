@@ -183,7 +183,7 @@ class PyramidBackbone(nnx.Module):
         for conv, norm in zip(self.embd, self.embd_norm, strict=True):
             x = nnx.relu(norm(conv(x, frames)))
         if self.sizes.position_encoding:
-            x = x + frames.only_valid(_position_encoding(x.shape[1], self.sizes).astype(x.dtype)[None])
+            x = x + frames.only_valid(_position_encoding(frames, self.sizes).astype(x.dtype))
         blocks = [*self.stem, *self.branch]
         keeps = keep_masks(rngs, self.sizes.drop_path, len(blocks), (2, x.shape[0]))
         pyramid, frames_of = [], []
@@ -302,11 +302,16 @@ def _block(sizes: DetectorSizes, level: int, **options: object) -> nnx.Module:
     raise ValueError(f"block is {sizes.block!r}; expected sgp, transformer or conv")
 
 
-def _position_encoding(length: int, sizes: DetectorSizes) -> jax.Array:
-    """Sinusoids [length, width] scaled by 1 / sqrt(width); beyond `max_length` the table is stretched linearly."""
-    table = sinusoids(sizes.max_length, sizes.width) / math.sqrt(sizes.width)
-    if length > sizes.max_length:
-        positions = (np.arange(length) + 0.5) * sizes.max_length / length - 0.5
-        known = np.arange(sizes.max_length)
-        table = np.stack([np.interp(positions, known, column) for column in table.T], axis=1)
-    return jnp.asarray(table[:length], jnp.float32)
+def _position_encoding(frames: Frames, sizes: DetectorSizes) -> jax.Array:
+    """Sinusoids [batch, time, width] scaled by 1 / sqrt(width).
+
+    Where more than `max_length` frames are seen, the table is stretched over them linearly.
+    """
+    table = jnp.asarray(sinusoids(sizes.max_length, sizes.width) / math.sqrt(sizes.width))
+    step, length = jnp.arange(frames.valid.shape[1], dtype=jnp.float32), frames.count()[:, None]
+    stretched = (step + 0.5) * (sizes.max_length / length) - 0.5
+    position = jnp.clip(jnp.where(length > sizes.max_length, stretched, step), 0, sizes.max_length - 1)
+    before = jnp.floor(position).astype(jnp.int32)
+    after = jnp.minimum(before + 1, sizes.max_length - 1)
+    share = (position - before)[:, :, None]
+    return (1 - share) * table[before] + share * table[after]
