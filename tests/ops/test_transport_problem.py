@@ -16,6 +16,9 @@ from actloc_jax.ops.transport import mirror_descent, optimality, problem
 BATCH, FRAMES, ACTIONS = 3, 24, 4
 LENGTHS = np.array([24, 17, 9])
 RELAXATIONS = list(itertools.product([False, True], repeat=2))
+linearise = jax.jit(problem.linearise, static_argnums=1)
+objective = jax.jit(problem.objective, static_argnums=1)
+objective_gradient = jax.jit(mirror_descent.objective_gradient, static_argnums=1)
 
 
 def _settings(relax: tuple[bool, bool], **changes: Any) -> transport.Settings:
@@ -53,8 +56,8 @@ def _dense(made: problem.Problem, settings: transport.Settings, row: int) -> tup
 def test_objective_is_the_formula(relax: tuple[bool, bool], band_weight: str) -> None:
     settings = _settings(relax, band_weight=band_weight)
     made, plans = _made(settings)
-    linearised = problem.linearise(made, settings, plans)
-    found = problem.objective(made, settings, plans, linearised)
+    linearised = linearise(made, settings, plans)
+    found = objective(made, settings, plans, linearised)
     for row in range(BATCH):
         near, different = _dense(made, settings, row)
         plan, cost = np.float64(plans[row].T), np.float64(made.cost[row].T)  # [frames, actions]
@@ -81,11 +84,11 @@ def test_objective_is_the_formula(relax: tuple[bool, bool], band_weight: str) ->
 def test_a_known_logarithm_changes_no_objective() -> None:
     settings = _settings((True, True))
     made, plan = _made(settings)
-    linearised = problem.linearise(made, settings, plan)
+    linearised = linearise(made, settings, plan)
     log_plan = jnp.log(jnp.where(plan > 0, plan, 1e-20))
     for found, expected in zip(
-        problem.objective(made, settings, plan, linearised, log_plan),
-        problem.objective(made, settings, plan, linearised),
+        objective(made, settings, plan, linearised, log_plan),
+        objective(made, settings, plan, linearised),
         strict=True,
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -95,7 +98,7 @@ def test_a_known_logarithm_changes_no_objective() -> None:
 def test_linearisation_is_otts(relax: tuple[bool, bool]) -> None:
     settings = _settings(relax)
     made, plan = _made(settings)
-    expected = problem.linearise(made, settings, plan)
+    expected = linearise(made, settings, plan)
     if all(relax):  # ott's penalty has - m + w as well
         expected += settings.lambda_frames + settings.lambda_actions
     for row in range(BATCH):
@@ -114,11 +117,11 @@ def test_gradient_is_that_of_the_objective(relax: tuple[bool, bool]) -> None:
     made, plan = _made(settings)
 
     def total(plan: jax.Array) -> jax.Array:
-        return jnp.sum(problem.objective(made, settings, plan, problem.linearise(made, settings, plan)).value)
+        return jnp.sum(objective(made, settings, plan, linearise(made, settings, plan)).value)
 
-    found = mirror_descent.objective_gradient(made, settings, problem.linearise(made, settings, plan), plan)
+    found = objective_gradient(made, settings, linearise(made, settings, plan), plan)
     np.testing.assert_allclose(
-        jnp.where(made.mask, found, 0), jnp.where(made.mask, jax.grad(total)(plan), 0), atol=2e-5
+        jnp.where(made.mask, found, 0), jnp.where(made.mask, jax.jit(jax.grad(total))(plan), 0), atol=2e-5
     )
 
 
@@ -129,7 +132,7 @@ def test_gradient_is_finite_where_a_plan_is_zero() -> None:
     nothing = jnp.zeros_like(made.cost)
     floor = np.log(1e-12)
     expected = settings.epsilon * floor + (settings.lambda_frames + settings.lambda_actions) * (floor + 1)
-    found = mirror_descent.objective_gradient(made, settings, nothing, nothing)
+    found = objective_gradient(made, settings, nothing, nothing)
     np.testing.assert_allclose(found, np.full(found.shape, expected), rtol=1e-6)
 
 
@@ -144,7 +147,7 @@ def test_marginals_are_relative_and_count_inside_the_mask() -> None:
     assert np.all(np.isfinite(made.frame_mass))
 
 
-@pytest.mark.parametrize("radius", [0.04, 0.1, 0.29, 0.02, 1.0])
+@pytest.mark.parametrize("radius", [0.29, 0.02, 1.0])
 def test_half_windows_are_rounded_as_python_rounds(radius: float) -> None:
     """In float32, 100 x 0.29 is 29; in float64 it is a little less."""
     settings = transport.Settings(radius=radius)
