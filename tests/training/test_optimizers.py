@@ -211,3 +211,41 @@ def test_ema_follows_with_its_decay():
     for _ in range(2):
         average = ema.update(average, {"w": jnp.ones(2)}, 0.9)
     np.testing.assert_allclose(average["w"], 1 - 0.9**2, rtol=1e-6)
+
+
+def test_warmup_cosine_passes_its_landmarks():
+    schedule = optimizers.warmup_cosine(0.1, 0.01, warmup_steps=5, total_steps=25)
+    np.testing.assert_allclose(schedule(np.asarray([0, 2, 4, 5, 15, 25])), [0, 0.05, 0.1, 0.1, 0.055, 0.01])
+    np.testing.assert_allclose(optimizers.warmup_cosine(0.1, 0.01, 1, 21)(np.asarray([0, 1, 21])), [0, 0.1, 0.01])
+
+
+def test_warmup_cosine_without_end_stays_at_its_rate():
+    schedule = optimizers.warmup_cosine(0.1, 0.01, warmup_steps=5, total_steps=1e39)
+    np.testing.assert_allclose(schedule(np.asarray([5, 10**6])), 0.1)
+    np.testing.assert_allclose(jax.jit(schedule)(jnp.asarray(10**6)), 0.1, rtol=1e-6)
+
+
+def test_warmup_multistep_falls_at_its_milestones():
+    schedule = optimizers.warmup_multistep(0.1, 5, [10, 20])
+    np.testing.assert_allclose(schedule(np.asarray([4, 14, 15, 24, 25])), [0.1, 0.1, 0.01, 0.01, 0.001])
+    np.testing.assert_allclose(jax.jit(schedule)(jnp.asarray(15)), 0.01, rtol=1e-6)
+
+
+def test_clipping_scales_all_gradients_together_and_leaves_small_ones():
+    gradients = {"a": jnp.asarray([3.0]), "b": jnp.asarray([4.0])}
+    clip = optimizers.clip_by_norm(1.0)
+    clipped, _ = clip.update(gradients, clip.init(gradients))
+    np.testing.assert_allclose([clipped["a"][0], clipped["b"][0]], [0.6, 0.8], rtol=1e-5)
+    small = jax.tree.map(lambda gradient: gradient / 10, gradients)
+    unchanged, _ = clip.update(small, clip.init(small))
+    np.testing.assert_array_equal(unchanged["a"], small["a"])
+
+
+def test_kernels_decay_and_nothing_else():
+    params = {"layer": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
+    tx = optimizers.decay_kernels(0.1, weight_decay=0.5)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(moved["layer"]["kernel"], 0.95)
+    np.testing.assert_array_equal(moved["layer"]["bias"], 1)
+    np.testing.assert_array_equal(moved["norm"]["scale"], 1)
