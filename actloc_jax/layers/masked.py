@@ -20,7 +20,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from actloc_jax.layers.dropout import drop
-from actloc_jax.layers.temporal import Dense, convolve, convolve_channels, pytorch_uniform
+from actloc_jax.layers.temporal import Dense, pytorch_uniform
 
 EPSILON = 1e-5  # added to variances
 
@@ -62,12 +62,41 @@ class Frames(NamedTuple):
         return total / self.count()[:, None, None]
 
 
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """Convolution over time with zero padding.
+
+    XLA's own: at the widths of detectors (512 and more) it is 15-30% faster on CPUs than a matrix product per tap.
+
+    Args:
+        x: [batch, time, in_features].
+        kernel: [taps, in_features, out_features], taps odd; tap j reads frame t * stride + j - taps // 2.
+        stride: frames between neighbouring outputs; divides `time`.
+
+    Returns:
+        [batch, time // stride, out_features].
+    """
+    margin = len(kernel) // 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride,), [(margin, margin)], dimension_numbers=("NWC", "WIO", "NWC")
+    )
+
+
+def convolve_channels(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """`convolve` with a kernel [taps, 1, features]: every channel with its own taps (depth-wise).
+
+    Written as products of shifted arrays, which are many times faster on CPUs than XLA's grouped convolution.
+    """
+    time, margin = x.shape[1], len(kernel) // 2
+    x = jnp.pad(x, ((0, 0), (margin, margin), (0, 0)))
+    return sum(x[:, j : j + time : stride] * tap for j, tap in enumerate(kernel))
+
+
 class MaskedConv(nnx.Module):
     """Convolution over time whose output is zero on padding (TriDet's `MaskedConv1D`).
 
     Attributes:
         kernel: [taps, in_features, out_features], or [taps, 1, features] where every channel has its own taps.
-        bias: [out_features], starting at zero; absent where a norm follows.
+        bias: [out_features], starting at zero unless `bias_init` says otherwise; absent where a norm follows.
     """
 
     def __init__(
@@ -79,6 +108,7 @@ class MaskedConv(nnx.Module):
         stride: int = 1,
         per_channel: bool = False,
         bias: bool = True,
+        bias_init: Initializer = nnx.initializers.zeros,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -87,7 +117,7 @@ class MaskedConv(nnx.Module):
         init = pytorch_uniform(inputs * kernel_size)
         self.kernel = nnx.Param(init(rngs.params(), (kernel_size, inputs, out_features), param_dtype))
         if bias:
-            self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype))
+            self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype))
         self.has_bias = bias
         self.convolve = convolve_channels if per_channel else convolve
         self.stride = stride

@@ -60,33 +60,6 @@ class Dense(nnx.Module):
         return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, dilation: int = 1, stride: int = 1) -> jax.Array:
-    """Convolution over time with zero padding, as one matrix product per tap.
-
-    Args:
-        x: [batch, time, in_features].
-        kernel: [taps, in_features, out_features], taps odd; tap j reads frame t * stride + (j - taps // 2) * dilation.
-        dilation: frames between neighbouring taps.
-        stride: frames between neighbouring outputs; divides `time`.
-
-    Returns:
-        [batch, time // stride, out_features].
-    """
-    return sum(frames @ tap for frames, tap in zip(_shifted(x, len(kernel), dilation, stride), kernel, strict=True))
-
-
-def convolve_channels(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """Convolution of every channel with its own taps (depth-wise): `convolve` with a kernel [taps, 1, features]."""
-    return sum(frames * tap for frames, tap in zip(_shifted(x, len(kernel), 1, stride), kernel, strict=True))
-
-
-def _shifted(x: jax.Array, taps: int, dilation: int, stride: int) -> list[jax.Array]:
-    """What each of an odd number of taps reads: arrays [batch, time // stride, features]."""
-    time, margin = x.shape[1], taps // 2 * dilation
-    x = jnp.pad(x, ((0, 0), (margin, margin), (0, 0)))
-    return [x[:, j * dilation : j * dilation + time : stride] for j in range(taps)]
-
-
 class DilatedConv(nnx.Module):
     """Convolution over time with an odd kernel, zero padding that keeps the length, and bias.
 
@@ -117,9 +90,13 @@ class DilatedConv(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """[batch, time, in_features] to [batch, time, out_features]; frames outside `mask` count as zeros."""
+        time = x.shape[1]
+        margin = self.kernel_size // 2 * self.dilation
         x = jnp.where(mask[:, :, None], x, 0).astype(self.dtype)
+        x = jnp.pad(x, ((0, 0), (margin, margin), (0, 0)))
         kernel = self.kernel[...].astype(self.dtype)
-        return convolve(x, kernel, dilation=self.dilation) + self.bias[...].astype(self.dtype)
+        taps = (x[:, j * self.dilation : j * self.dilation + time] @ kernel[j] for j in range(self.kernel_size))
+        return sum(taps) + self.bias[...].astype(self.dtype)
 
 
 def instance_norm(x: jax.Array, mask: jax.Array, eps: float = 1e-5) -> jax.Array:

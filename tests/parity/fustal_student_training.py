@@ -33,6 +33,7 @@ class Videos:
         inputs = [padded(arrays[f"b{i}_feats"], self.sizes) for i in range(number)]
         self.features, self.masks = (np.concatenate(parts) for parts in zip(*inputs, strict=True))
         self.video_labels = arrays["labels_video"]
+        self.pseudo_labels = arrays.get("n_pseudo", [])
         self.labels = [(arrays[f"b{i}_segments"], arrays[f"b{i}_labels"]) for i in range(number)]
         ranges = [tuple(each) for each in self.config["model"]["regression_range"]]
         self.points = make_points(self.features.shape[1], self.sizes.strides, ranges)
@@ -44,7 +45,8 @@ class Videos:
         first = step * size % len(self.features)
         return list(range(first, first + size))
 
-    def batch(self, videos: list[int], labels: list[tuple[np.ndarray, np.ndarray]], slots: int = 64) -> dict[str, Any]:
+    def batch(self, videos: list[int], labels: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+        slots = max([*map(len, (names for _, names in self.labels)), *np.ravel(self.pseudo_labels)])
         segments = np.zeros((len(videos), slots, 2), np.float32)
         classes = np.full((len(videos), slots), -1, np.int32)
         for row, (found, names) in enumerate(labels):

@@ -16,7 +16,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from actloc_jax.layers.dropout import drop, keep_masks
-from actloc_jax.layers.temporal import DilatedConv, pytorch_uniform
+from actloc_jax.layers.masked import Frames, MaskedConv
+from actloc_jax.layers.temporal import pytorch_uniform
 from actloc_jax.systems.fustal.video_level import top_mean
 
 
@@ -43,7 +44,7 @@ class GeneratorOutput(NamedTuple):
     """What the generator says of every snippet.
 
     Attributes:
-        embeddings: [batch, time, width], not negative.
+        embeddings: [batch, time, width], not negative; zero on padding, as the others.
         activations: [batch, time, classes] float32, not negative (the class activation sequence).
         actionness: [batch, time] float32, their sum over classes.
     """
@@ -73,7 +74,8 @@ class Generator(nnx.Module):
         rngs: nnx.Rngs,
     ):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.f_embed = DilatedConv(input_dim, width, kernel_size=3, **options)
+        bias_init = pytorch_uniform(3 * input_dim)
+        self.f_embed = MaskedConv(input_dim, width, kernel_size=3, bias_init=bias_init, **options)
         self.f_cls = LinearMap(width, num_classes, **options)
         self.dropout = dropout
 
@@ -85,7 +87,7 @@ class Generator(nnx.Module):
             mask: [batch, time] bool, True on snippets of the video; activations are zero elsewhere.
             rngs: makes dropout active; None for evaluation.
         """
-        embeddings = nnx.relu(self.f_embed(x, mask))
+        embeddings = nnx.relu(self.f_embed(x, Frames(mask, seen=mask)))
         (keep,) = keep_masks(rngs, self.dropout, 1, embeddings.shape)
         activations = nnx.relu(self.f_cls(drop(embeddings, keep, self.dropout))).astype(jnp.float32)
         activations = jnp.where(mask[:, :, None], activations, 0)
