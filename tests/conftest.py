@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of the time of the tests is compilation. `XLA_FLAGS= python -m pytest` tests what users run, at twice the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# All workers and the programs that tests start share what they compile.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="actloc_jax_tests_"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import hypothesis
 import pytest

@@ -119,6 +119,7 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close() -> None:
     np.testing.assert_allclose(rough.astype(np.float32), _alone("asrf").features, atol=0.1)
 
 
+@pytest.mark.slow
 def test_published_sizes() -> None:
     """Parameter counts of the PyTorch modules at the sizes of 50Salads (19 classes)."""
     asformer = Network(lambda rngs: ASFormer(ASFormerSizes(input_dim=2048, num_classes=19), rngs=rngs))

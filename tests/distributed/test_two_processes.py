@@ -125,6 +125,7 @@ def _labels(folder: pathlib.Path) -> dict[str, list[str]]:
     return {path.name: path.read_text().split() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_go_on_when_killed_and_predict(tmp_path: pathlib.Path) -> None:
     one, two, killed, out = (tmp_path / name for name in ("one", "two", "killed", "out"))
 

@@ -50,6 +50,7 @@ def test_pending_names_only_kinds_that_exist_and_have_no_check() -> None:
     kinds = {(case.system, case.kind) for case in CASES + harness.all_cases(harness.COPIES)}
     for system, pattern in pending():
         named = {kind for kind in kinds if kind[0] == system and fnmatch.fnmatch(kind[1], pattern)}
-        assert named, f"pending.txt names '{system} {pattern}', which no golden case has"
+        everything = harness.root() != harness.COPIES  # the copies leave out cases that are large or real
+        assert named or not everything, f"pending.txt names '{system} {pattern}', which no golden case has"
         done = named & set(harness.CHECKS)
         assert not done, f"pending.txt still names {sorted(done)}, which have checks"
