@@ -46,6 +46,7 @@ def html_report(
     frame_rate: float,
     scores: Mapping[str, Mapping[str, float]] | None = None,
     confusion_counts: np.ndarray | None = None,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     figures: Mapping[str, Figure] | None = None,
     facts: Mapping[str, Any] | None = None,
     worst_by: str | None = None,
@@ -54,11 +55,12 @@ def html_report(
 
     Args:
         title: heading.
-        videos: all videos of the evaluation.
+        videos: all videos of the evaluation; none where they have no label for every frame.
         class_names: by class index.
         frame_rate: label frames per second; 0 if unknown (times are then counted in frames).
         scores: row name -> metric -> value, such as "TST", "DiffAct", "paper", "chance"; the first row is set in bold.
         confusion_counts: [classes, classes] frames, rows the ground truth; gives the table of classes.
+        tables: heading -> rows of a table, each column -> number or text.
         figures: heading -> figure (confusion matrix, training curves), embedded as PNG.
         facts: name -> value, shown under the title (checkpoint, config, date).
         worst_by: the video metric to sort by, lowest first; the first metric by default.
@@ -73,8 +75,9 @@ def html_report(
     sections = [
         ("Scores", _score_table(scores or {})),
         ("Classes", "" if confusion_counts is None else _class_table(confusion_counts, class_names)),
+        *((heading, _mapping_table(rows)) for heading, rows in (tables or {}).items()),
         *((heading, _embedded(figure, heading)) for heading, figure in (figures or {}).items()),
-        (f"Videos ({len(videos)})", _video_table(videos, frame_rate)),
+        (f"Videos ({len(videos)})", _video_table(videos, frame_rate) if videos else ""),
         ("Timelines", _timelines(videos, class_names, frame_rate)),
     ]
     body = "".join(f"<section><h2>{html.escape(heading)}</h2>{text}</section>" for heading, text in sections if text)
@@ -120,6 +123,16 @@ def _score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     metrics = list(dict.fromkeys(name for row in scores.values() for name in row))
     rows = [[html.escape(name), *(_number(row.get(metric)) for metric in metrics)] for name, row in scores.items()]
     return _table(["", *metrics], rows, "scores")
+
+
+def _mapping_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the columns of any of them; whole numbers and texts as they are."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [
+        [_number(value) if isinstance(value, float) else html.escape(str(value)) for value in map(row.get, columns)]
+        for row in rows
+    ]
+    return _table(columns, cells)
 
 
 def _class_table(counts: np.ndarray, class_names: Sequence[str]) -> str:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from actloc_jax.results import clusters, segmentation
+from actloc_jax.results import clusters, detection, segmentation
 
-RESULTS: dict[str, ModuleType] = {"segmentation": segmentation, "unsupervised segmentation": clusters}
+RESULTS: dict[str, ModuleType] = {
+    "segmentation": segmentation,
+    "unsupervised segmentation": clusters,
+    "detection": detection,
+}
