@@ -17,6 +17,7 @@ from actloc_jax.plotting.colours import class_colours
 from actloc_jax.plotting.timeline import LEGEND_FONT, WIDTH_INCH, legend_columns, time_axis
 
 _MOST_CLASSES = 6  # lanes of a row; the best detections of further classes are hardly ever to be seen
+_VISIBLE = 0.05  # opacity from which a bar can be seen
 _MOST_NAMES = 24  # curves that a legend names
 _KIND_COLOURS = ("1b9170", "8a5fb0", "c4473d", "e8923a", "e3c93f", "9a9aa2", "3b7cb8", "7a5a41")
 
@@ -62,9 +63,9 @@ def detection_timeline(
 ) -> Figure:
     """Draws a video's segments as bars, a row for the ground truth and one for each source.
 
-    A row has a lane per class, the same in all rows: the true classes first, then the others by their best score, six
-    in all or as many as are true. A bar is as opaque as its score relative to the best one of its row, which is written
-    at the right end.
+    A row has a lane per class, the same in all rows: the true classes first, then by their best score the others that
+    can be seen, six in all or as many as are true. A bar is as opaque as its score relative to the best one of its row,
+    which is written at the right end.
 
     Args:
         truth: the true segments, on top; None where there are none to show.
@@ -93,6 +94,7 @@ def detection_timeline(
     axes = figure.subplots()
     colours = class_colours(class_names)
     for position, row in enumerate(shown):
+        axes.axhline(position - 0.5, color="0.85", linewidth=0.6, zorder=0)
         _draw_segments(axes, row, position, lanes, colours)
     axes.set_yticks(range(len(shown)), [row.name for row in shown])
     axes.set_ylim(len(shown) - 0.45, -0.55)
@@ -185,7 +187,7 @@ def error_profile(
         kinds: names of the kinds of detections.
         profile: float [groups, kinds] shares in 0..1: of a class with G instances, group 0 holds the best G detections,
             group 1 the next G. A group that no class fills is all zeros.
-        gains: kind of error -> percentage points of mAP that it costs; may name "missed", which is no kind of detection.
+        gains: kind of error -> percentage points of mAP that it costs; may name "missed", too.
         threshold: the tIoU of the profile, written above it.
         title: above the figure.
 
@@ -216,7 +218,7 @@ def error_profile(
     right.set_yticks(range(len(gains)), list(gains))
     right.invert_yaxis()
     right.margins(x=0.12)
-    right.set_xlabel("points of mAP gained without these errors (mean over tIoU)")
+    right.set_xlabel("points of mAP, mean over tIoU")
     right.set_title("cost of errors", fontsize=10)
     right.spines[["top", "right"]].set_visible(False)
     return figure
@@ -230,7 +232,8 @@ def _lanes(truth: SegmentRow | None, rows: Sequence[SegmentRow]) -> list[int]:
         opacity = _opacity(row)
         for label in np.unique(row.labels).tolist():
             best[label] = max(best.get(label, 0.0), float(np.max(opacity[row.labels == label])))
-    others = sorted((label for label in best if label not in true), key=lambda label: -best[label])
+    visible = [label for label, opacity in best.items() if opacity >= _VISIBLE]
+    others = sorted((label for label in visible if label not in true), key=lambda label: -best[label])
     return [*true, *others[: max(0, _MOST_CLASSES - len(true))]]
 
 
@@ -255,7 +258,7 @@ def _draw_segments(axes: Axes, row: SegmentRow, position: int, lanes: Sequence[i
         bars = list(zip(starts, ends - starts, strict=True))
         axes.broken_barh(bars, (position - 0.42 + lane * height, 0.92 * height), facecolors=faces, label=row.name)
     if row.scores is not None:
-        note = f"{len(row.labels)}, best {np.max(row.scores):.2f}" if len(row.labels) else "none"
+        note = f"{len(row.labels)} segments\nbest {np.max(row.scores):.2f}" if len(row.labels) else "none"
         axes.annotate(note, (1.0, position), xycoords=("axes fraction", "data"), xytext=(6, 0),
                       textcoords="offset points", va="center", fontsize=8)  # fmt: skip
 

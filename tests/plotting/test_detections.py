@@ -42,7 +42,7 @@ def test_bars_lie_where_the_segments_are_and_are_as_opaque_as_their_scores():
     labels = [1, 1, 1, 1, 0]
     np.testing.assert_allclose([colour[:3] for *_, colour in drawn], class_colours(NAMES)[labels])
     assert [text.get_text() for text in axes.get_yticklabels()] == ["ground truth", "student"]
-    assert [text.get_text() for text in axes.texts] == ["3, best 0.40"]
+    assert [text.get_text() for text in axes.texts] == ["3 segments\nbest 0.40"]
     assert axes.get_title(loc="left") == "video"
     assert axes.get_xlabel() == "time (s)"
 
@@ -60,6 +60,12 @@ def test_only_the_best_classes_get_a_lane():
     figure = detection_timeline(TRUTH, [many], NAMES)
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == ["HighJump", *reversed(NAMES[-5:])]
+
+
+def test_classes_too_faint_to_be_seen_get_no_lane():
+    faint = SegmentRow("student", ROW.segments, np.array([1, 2, 0]), np.array([1.0, 0.5, 0.04]))
+    figure = detection_timeline(TRUTH, [faint], NAMES)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["HighJump", "Shotput"]
 
 
 def test_the_axis_ends_with_the_video_or_the_last_segment():
