@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,10 +11,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax import systems, workdirs
-from actloc_jax.data.subset import Subset
 from actloc_jax.results import RESULTS
 from actloc_jax.results.types import Result
 from actloc_jax.systems import api
+from actloc_jax.systems.runner import Runner
 from actloc_jax.training import checkpoints, sharding
 
 log = logging.getLogger(__name__)
@@ -52,41 +51,6 @@ class Evaluator:
         return self.score(results, split)
 
 
-class Runner:
-    """Runs a predictor over a source on this process's devices; every process takes its share of the videos."""
-
-    def __init__(self, predictor: api.Predictor) -> None:
-        self._predictor = predictor
-        self._mesh = sharding.make_mesh(devices=jax.local_devices())
-        everywhere, rows = sharding.replicated(self._mesh), sharding.batch_sharding(self._mesh)
-        self._predict = jax.jit(
-            predictor.predict, in_shardings=(everywhere, rows, everywhere), out_shardings=everywhere
-        )
-
-    def run(self, model: Any, source: Sequence[Any], *, seed: int, limit: int | None = None) -> dict[str, list[Result]]:
-        """Results by source name, of all videos of `source` (of `limit` batches where given)."""
-        model = jax.device_put(sharding.to_host(model), sharding.replicated(self._mesh))
-        key = jax.random.key(seed)
-        share = Subset(source, range(jax.process_index(), len(source), jax.process_count()))
-        results: dict[str, list[Result]] = {}
-        batches = self._predictor.batches(share) if len(share) else ()  # fewer videos than processes
-        for index, batch in enumerate(batches):
-            if limit is not None and index == limit:
-                break
-            arrays = jax.device_put(batch.arrays, sharding.batch_sharding(self._mesh))
-            outputs = jax.device_get(self._predict(model, arrays, key))
-            for name, rows in self._predictor.decode(outputs, batch.rows).items():
-                results.setdefault(name, []).extend(rows)
-        return _gather(results)
-
-
-def _gather(results: dict[str, list[Result]]) -> dict[str, list[Result]]:
-    everyone: dict[str, list[Result]] = {}
-    for name, row in sharding.gather_objects([(name, row) for name, rows in results.items() for row in rows]):
-        everyone.setdefault(name, []).append(row)
-    return {name: sorted(rows, key=lambda row: row.video) for name, rows in everyone.items()}
-
-
 def evaluate(
     config: ConfigDict,
     workdir: epath.PathLike,
@@ -118,7 +82,8 @@ def evaluate(
         workdirs.prepare(workdir, config)
         with sharding.first_process_first():  # the demo's data are generated into the workdir
             dataset = system.dataset(config, workdir)
-        workdirs.check_splits(dataset, (config.data.test_split,))
+        workdirs.check_splits(dataset.seen_by(meta["stage"]), (config.data.test_split,))
+    dataset = dataset.seen_by(meta["stage"])
     workdirs.check_classes(meta, dataset.class_names, folder)
     log.info("evaluating %s (stage %s) on %s", folder, meta["stage"], config.data.test_split)
 

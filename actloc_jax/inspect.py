@@ -26,7 +26,11 @@ def inspect(config: ConfigDict, workdir: epath.PathLike) -> int:
     system = systems.of(config)
     with sharding.first_process_first():  # the demo's data are generated into the workdir
         dataset = system.dataset(config, epath.Path(workdir))
-    errors = sum(_report_split(dataset, split) for split in (config.data.train_split, config.data.test_split))
+    errors = 0
+    for name, view in {"": dataset, **dataset.views}.items():
+        if name:
+            log.info("the same videos as stage %s sees them:", name)
+        errors += sum(_report_split(view, split) for split in (config.data.train_split, config.data.test_split))
     log.info("%d classes: %s", len(dataset.class_names), ", ".join(dataset.class_names))
     if errors:
         log.error("%d problem(s) must be solved before training", errors)

@@ -10,9 +10,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax import systems, workdirs
-from actloc_jax.evaluate import Runner
 from actloc_jax.results import RESULTS
 from actloc_jax.results.types import Result
+from actloc_jax.systems.runner import Runner
 from actloc_jax.training import checkpoints
 
 log = logging.getLogger(__name__)

@@ -53,7 +53,9 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, dict[str, fl
         log.info("workdir %s, %d device(s): %s", workdir, mesh.size, mesh.devices.flat[0].device_kind)
         with sharding.first_process_first():  # the demo's data are generated into the workdir
             dataset = system.dataset(config, workdir)
-        workdirs.check_splits(dataset, (config.data.train_split, config.data.test_split, config.eval.selection_split))
+        splits = (config.data.train_split, config.data.test_split, config.eval.selection_split)
+        for view in (dataset, *dataset.views.values()):
+            workdirs.check_splits(view, splits)
         stages = system.stages(config, dataset, workdir)
         with MetricWriter(workdir, process_index=process, wandb=_wandb_options(config)) as writer:
             run = _Run(system, dataset, config, workdir, mesh, writer, stop)
@@ -103,7 +105,7 @@ def _train_stage(stage: api.TrainStage, index: int, run: _Run) -> None:
     state, shardings, step = _start(stage, config, runs, iterator, run.mesh)
     writer.resume(step, stage=stage.name)
     train_step = _compiled_step(stage, shardings, run.mesh)
-    evaluator = evaluate.Evaluator(run.system, stage.predictor, run.dataset, config)
+    evaluator = evaluate.Evaluator(run.system, stage.predictor, run.dataset.seen_by(stage.name), config)
     best = _Best(folder / "best", stage, meta)
     if step == 0:
         best.score_of(next(iter(evaluator.rehearse(stage.model(state)).values())))

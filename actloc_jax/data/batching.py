@@ -105,7 +105,7 @@ def pad_and_stack(samples: Sequence[Sample], length: int) -> Batch:
     Returns:
         The same names with axes [batch, time, ...], and `mask` [batch, time] bool, True on frames of a video.
     """
-    frames = [_num_frames(sample) for sample in samples]
+    frames = [num_frames(sample) for sample in samples]
     batch: Batch = {"mask": np.arange(length) < np.array(frames)[:, None]}
     for name, first in samples[0].items():
         if np.ndim(first) == 0 or name in PER_VIDEO:
@@ -118,7 +118,7 @@ def pad_and_stack(samples: Sequence[Sample], length: int) -> Batch:
     return batch
 
 
-def _num_frames(sample: Sample) -> int:
+def num_frames(sample: Sample) -> int:
     """Frames of a sample, which all its arrays must have."""
     lengths = {name: len(value) for name, value in sample.items() if np.ndim(value) > 0 and name not in PER_VIDEO}
     if len(set(lengths.values())) != 1:

@@ -8,7 +8,7 @@ system, frame labels and scored segments; files, metrics and figures behind them
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -55,6 +55,7 @@ class Dataset:
             "warning") and a message.
         frame_rate: annotation frames per second, for time axes.
         chance: `split name -> metrics of guessing`.
+        views: stage -> the videos as this stage sees them, where that differs (other features of the same videos).
     """
 
     class_names: tuple[str, ...]
@@ -63,6 +64,11 @@ class Dataset:
     problems: Callable[[str], Sequence[Any]]
     frame_rate: float
     chance: Callable[[str], dict[str, float]]
+    views: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
+
+    def seen_by(self, stage: str) -> Dataset:
+        """The videos as a stage sees them."""
+        return self.views.get(stage, self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from actloc_jax import segment_asot
-from actloc_jax.evaluate import Runner
 from actloc_jax.predict import predict
 from actloc_jax.results.types import FrameLabels, embedded_frames
 from actloc_jax.systems.asot import network, predictor, stage
+from actloc_jax.systems.runner import Runner
 from configs import asot_affinity
 from tests.tiny import RandomVideos, tiny_asot
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +12,13 @@ from ml_collections import ConfigDict
 
 from actloc_jax.data import batching
 from actloc_jax.data.frame_sampling import WholeVideo
+from actloc_jax.data.samples import Record, Sample
 from actloc_jax.layers.functional import Network
 from actloc_jax.ops import transport
 from actloc_jax.results.types import FrameLabels
 from actloc_jax.systems.api import EvalBatch, Predictor
 from actloc_jax.systems.asot import losses, network, settings
+from actloc_jax.systems.video_batches import video_batches as batches_of_videos
 from actloc_jax.training.state import Batch
 
 SHOWN_FRAMES = 256  # of a video, whose embeddings are kept for figures
@@ -77,26 +78,18 @@ def _decode_affinities(
 def video_batches(config: ConfigDict, source: Any) -> Iterator[EvalBatch]:
     """Batches of whole videos of similar length, padded: `features`, `mask`, `index`. Rows are (name, frames)."""
     transform = WholeVideo(config.data.standardise)
-    buckets = batching.length_buckets(source.lengths, max_buckets=config.data.max_buckets)
-    size = max(config.decode.batch_size, 1)
-    order = np.argsort(np.asarray(source.lengths), kind="stable")
-    plan = [order[start : start + size].tolist() for start in range(0, len(order), size)]
-    devices = jax.local_device_count()
-    rows_per_batch = -(-min(size, len(order)) // devices) * devices
 
-    def load(positions: list[int]) -> EvalBatch:
-        samples, rows = [], []
-        for position in positions:
-            record = source.record(position)
-            sample = transform(record, np.random.default_rng(0))
-            samples.append({name: sample[name] for name in ("features", "index")})
-            rows.append((record["video"], len(sample["features"])))
-        samples += [batching.empty_sample(samples[0])] * (rows_per_batch - len(samples))
-        longest = max(frames for _, frames in rows)
-        return EvalBatch(batching.pad_and_stack(samples, batching.bucket_for(longest, buckets)), rows)
+    def rows_of(record: Record) -> list[tuple[Sample, tuple[str, int]]]:
+        sample = transform(record, np.random.default_rng(0))
+        return [({name: sample[name] for name in ("features", "index")}, (record["video"], len(sample["features"])))]
 
-    read = grain.ReadOptions(num_threads=config.train.threads, prefetch_buffer_size=max(2 * config.train.threads, 1))
-    return iter(grain.MapDataset.source(plan).map(load).to_iter_dataset(read))
+    return batches_of_videos(
+        source,
+        rows_of,
+        buckets=batching.length_buckets(source.lengths, max_buckets=config.data.max_buckets),
+        batch_size=config.decode.batch_size,
+        threads=config.train.threads,
+    )
 
 
 def _results(outputs: dict[str, np.ndarray], rows: Sequence[Any]) -> dict[str, list[FrameLabels]]:

@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import grain
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax.data import batching, feature_files, problems, synthetic, tfds_builders
 from actloc_jax.data.frame_cache import CachedSource, FrameFiles
+from actloc_jax.data.samples import Record, Sample
 from actloc_jax.data.segmentation import SegmentationFolder, SegmentationSource
 from actloc_jax.metrics import segmentation as metrics
 from actloc_jax.systems.api import Dataset, EvalBatch
+from actloc_jax.systems.video_batches import video_batches
 
 FILES = "files"  # the backbone that has run before: frame features and predictions lie in config.cache.folder
 HELD_OUT_EVERY = 8  # of the training videos, where validation is asked for and the data set has no val bundle
@@ -255,31 +255,25 @@ def prediction_batches(
         threads: that read ahead.
         bucket_lengths: frames of the videos to make the buckets for; those of `source` by default.
     """
-    lengths = [-(-length // sample_rate) for length in source.lengths]
     padded = [-(-length // sample_rate) for length in bucket_lengths or source.lengths]
-    buckets = batching.length_buckets(padded, max_buckets=max_buckets)
-    order = np.argsort(np.asarray(lengths), kind="stable")
-    plan = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
-    devices = jax.local_device_count()
-    rows_per_batch = -(-batch_size * len(offsets) // devices) * devices
 
-    def load(positions: list[int]) -> EvalBatch:
-        samples, rows = [], []
-        for position in positions:
-            record = source.record(position)
-            index = {"index": np.int32(record["index"])}
-            if "frame_features" in record:
-                frames = {name: record[name] for name in ("frame_features", "frame_predictions")}
-                samples.append(frames | index)
-                rows.append(Row(record["video"], 0, len(frames["frame_features"]), record["total_frames"]))
-                continue
-            features = record["features"][0] if record["features"].ndim == 3 else record["features"]
-            for offset in offsets:
-                samples.append({"features": features[offset::sample_rate], **index})
-                rows.append(Row(record["video"], offset, len(samples[-1]["features"]), len(features)))
-        samples += [batching.empty_sample(samples[0])] * (rows_per_batch - len(samples))
-        longest = max(row.frames for row in rows)
-        return EvalBatch(batching.pad_and_stack(samples, batching.bucket_for(longest, buckets)), rows)
+    def rows_of(record: Record) -> list[tuple[Sample, Row]]:
+        index = {"index": np.int32(record["index"])}
+        if "frame_features" in record:
+            frames = {name: record[name] for name in ("frame_features", "frame_predictions")}
+            return [(frames | index, Row(record["video"], 0, len(frames["frame_features"]), record["total_frames"]))]
+        features = record["features"][0] if record["features"].ndim == 3 else record["features"]
+        lines = {offset: features[offset::sample_rate] for offset in offsets}
+        return [
+            ({"features": line, **index}, Row(record["video"], offset, len(line), len(features)))
+            for offset, line in lines.items()
+        ]
 
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 1))
-    return iter(grain.MapDataset.source(plan).map(load).to_iter_dataset(read))
+    return video_batches(
+        source,
+        rows_of,
+        buckets=batching.length_buckets(padded, max_buckets=max_buckets),
+        batch_size=batch_size,
+        threads=threads,
+        rows_per_video=len(offsets),
+    )
