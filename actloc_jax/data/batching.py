@@ -189,6 +189,7 @@ def training_batches(
     seed: int,
     epochs: int | None = None,
     shuffle: bool = True,
+    drop_remainder: bool = False,
     num_threads: int = 4,
     shard: Shard = Shard(),
 ) -> grain.IterDataset:
@@ -204,6 +205,7 @@ def training_batches(
         seed: of the order and of the transform, in 0..2^32-1.
         epochs: how often to go through the videos; None for ever.
         shuffle: a new order in every epoch.
+        drop_remainder: leave out the videos of an epoch that do not fill a batch, instead of filling it up.
         num_threads: threads that load ahead; 0 loads in the calling thread.
         shard: which rows this process loads.
 
@@ -213,7 +215,9 @@ def training_batches(
     positions = grain.MapDataset.range(len(source)).seed(seed)
     if shuffle:
         positions = positions.shuffle()
-    return _load(positions, source, transform, batch_size, buckets, epochs, num_threads, shard)
+    if drop_remainder and len(source) < batch_size:
+        raise ValueError(f"{len(source)} videos do not fill one batch of {batch_size}; use a smaller batch size")
+    return _load(positions, source, transform, batch_size, buckets, epochs, num_threads, shard, drop_remainder)
 
 
 def evaluation_batches(
@@ -240,11 +244,12 @@ def _load(
     epochs: int | None,
     num_threads: int,
     shard: Shard,
+    drop_remainder: bool = False,
 ) -> grain.IterDataset:
     """Groups positions into global batches, one epoch at a time, and loads them."""
     if batch_size < 1 or batch_size % shard.count:
         raise ValueError(f"batch size {batch_size} cannot be divided over {shard.count} processes; use a multiple")
-    planned = positions.batch(batch_size, batch_fn=np.asarray)
+    planned = positions.batch(batch_size, drop_remainder=drop_remainder, batch_fn=np.asarray)
     steps_per_epoch = len(planned)
     load = _LoadBatch(source, transform, batch_size, tuple(buckets), shard)
     batches = (

@@ -219,6 +219,13 @@ class DetectionFolder:
         """Rows of the features of a video after downsampling, from the header of its file."""
         return self.features.shape(video.video, self.subset_folder(video))[0]
 
+    def covered_seconds(self, video: VideoAnnotation) -> float:
+        """Seconds from the start of a video that its features cover: its duration, or by the grid of its rows."""
+        if self._grid is None and math.isfinite(video.duration):
+            return video.duration
+        rows = self.rows(video)
+        return self.grid(video, rows).covered_seconds(rows)
+
     def read_features(self, video: VideoAnnotation) -> np.ndarray:
         """Features of a video, [time, channels] float32. Raises as `FeatureFiles.read`."""
         return self.features.read(video.video, self.subset_folder(video))

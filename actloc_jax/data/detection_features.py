@@ -244,14 +244,15 @@ def _choose(names: list[str], key: str | None, path: str) -> str:
 
 
 def _header_lines(lines: list[str]) -> int:
-    """1 if the first line does not hold numbers."""
+    """1 if the first line names the columns: by words, or by their numbers 0, 1, 2, ... as pandas writes them."""
+    if not lines:
+        return 0
+    names = [name.strip() for name in lines[0].split(",")]
     try:
-        [float(value) for value in lines[0].split(",")]
+        [float(name) for name in names]
     except ValueError:
         return 1
-    except IndexError:
-        return 0
-    return 0
+    return int(len(names) > 2 and names == [str(column) for column in range(len(names))])
 
 
 def _read_csv(path: str) -> np.ndarray:
