@@ -149,6 +149,16 @@ def write_proposals(
     write_json(path, {"method": method, **(extra or {}), "results": results})
 
 
+def read_extra(path: epath.PathLike, name: str) -> Any:
+    """A further field of a file, as `write_proposals` was given it; None if there is none.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not JSON.
+    """
+    content = read_json(path, what=f"scored segments: {WHAT}")
+    return content.get(name) if isinstance(content, dict) else None
+
+
 def fit_problems(proposals: Proposals, durations: Mapping[str, float], *, path: epath.PathLike) -> list[Problem]:
     """Says whether proposals are of a data set.
 

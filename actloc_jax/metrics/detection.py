@@ -162,3 +162,26 @@ def without_classes(truths: Mapping[str, Instances], labels: Sequence[int]) -> d
     """The instances without those of some classes, such as the ambiguous regions of THUMOS14."""
     kept = {video: ~np.isin(truth.labels, labels) for video, truth in truths.items()}
     return {video: Instances(truth.segments[kept[video]], truth.labels[kept[video]]) for video, truth in truths.items()}
+
+
+def guesses(
+    truths: Mapping[str, Instances], durations: Mapping[str, float], *, per_video: int = 100, seed: int = 0
+) -> dict[str, Detections]:
+    """Random segments, to say what a score means: uniform places and scores, classes and lengths as often as in truth.
+
+    Args:
+        truths: video -> true instances.
+        durations: video -> seconds.
+        per_video: segments of each.
+        seed: of all draws.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = np.concatenate([truth.segments[:, 1] - truth.segments[:, 0] for truth in truths.values()])
+    labels = np.concatenate([truth.labels for truth in truths.values()])
+    found = {}
+    for video in truths:
+        drawn = np.minimum(rng.choice(lengths, per_video), durations[video])
+        starts = rng.random(per_video) * (durations[video] - drawn)
+        segments = np.stack([starts, starts + drawn], axis=1)
+        found[video] = Detections(segments, rng.choice(labels, per_video), rng.random(per_video))
+    return found

@@ -43,6 +43,8 @@ def score(
 ) -> dict[str, float]:
     """mAP at every tIoU of `options.tiou` and their mean, in percent, of one source's results.
 
+    `options.averages` asks for further means, over the thresholds from one to another.
+
     Args:
         results: segments per video.
         truth: true instances per video. All of its videos are scored: one without result has no detections.
@@ -52,7 +54,18 @@ def score(
     Raises:
         ValueError: no such protocol, or nothing to evaluate.
     """
-    return _evaluate(results, truth, options).summary()
+    return _summary(_evaluate(results, truth, options), options)
+
+
+def chance(truth: Truth, durations: Mapping[str, float], options: ConfigDict) -> dict[str, float]:
+    """The score of random segments in videos of these durations in seconds; `options` as in `score`."""
+    found = detection.guesses(truth, durations, seed=options.seed)
+    return _summary(detection.evaluate(found, truth, tuple(options.tiou), _protocol(options)), options)
+
+
+def _summary(scores: detection.DetectionScores, options: ConfigDict) -> dict[str, float]:
+    means = {f"mAP {low}:{high}": 100.0 * scores.mean(low, high) for low, high in options.get("averages", ())}
+    return scores.summary() | means
 
 
 def write(results: Sequence[ScoredSegments], class_names: Sequence[str], folder: epath.Path) -> None:

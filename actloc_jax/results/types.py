@@ -42,9 +42,9 @@ class ScoredSegments:
 
     Attributes:
         video: name of the video.
-        segments: float32 [segments, 2] start and end in seconds.
+        segments: float32 or float64 [segments, 2] start and end in seconds.
         labels: int32 [segments] class indices.
-        scores: float32 [segments].
+        scores: float32 or float64 [segments].
     """
 
     video: str

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -185,3 +186,29 @@ def find_model(path: epath.PathLike) -> epath.Path:
             f"convert a published file (`python -m convert --help`), or correct --checkpoint."
         )
     return max(candidates, key=lambda folder: load_meta(folder)["stage_index"])
+
+
+def fitted(params: Any, expected: Any, folder: epath.PathLike, advice: str = "") -> Any:
+    """`params` as device arrays, if they have the names and shapes of `expected`.
+
+    Args:
+        params: nested dict of a checkpoint.
+        expected: nested dict of arrays or shapes, what a network needs.
+        folder: of the checkpoint, for messages.
+        advice: what to do where they differ, a sentence.
+
+    Raises:
+        ValueError: they differ; all differences are named.
+    """
+    found, wanted = flatten(params), flatten(expected)
+    wrong = [f"missing {path}" for path in wanted.keys() - found.keys()]
+    wrong += [f"unexpected {path}" for path in found.keys() - wanted.keys()]
+    wrong += [
+        f"{path} has shape {found[path].shape}, the config needs {wanted[path].shape}"
+        for path in wanted.keys() & found.keys()
+        if found[path].shape != wanted[path].shape
+    ]
+    if wrong:
+        shown = "\n  ".join(sorted(wrong)[:20]) + (f"\n  ... and {len(wrong) - 20} more" if len(wrong) > 20 else "")
+        raise ValueError(f"{folder} does not fit this config{': ' + advice if advice else ':'}\n  {shown}")
+    return jax.tree.map(jnp.asarray, params)

@@ -102,12 +102,14 @@ def cosine_to(lr: float, minimum: float, total_steps: int, warmup_steps: int = 0
     return schedule
 
 
-def warmup_cosine(lr: float, minimum: float, warmup_steps: int, total_steps: float) -> Schedule:
+def warmup_cosine(
+    lr: float, minimum: float, warmup_steps: int, total_steps: float, *, from_zero: bool = True
+) -> Schedule:
     """A linear warm-up from 0 to `lr`, then half a cosine down to `minimum` (`LinearWarmupCosineAnnealingLR`).
 
     Used by ActionFormer, TriDet and FuSTAL. The warm-up reaches `lr` at its last step, `warmup_steps - 1`, and the
     cosine starts there again, at `warmup_steps`. Beyond `total_steps` the cosine swings back. A huge number of steps
-    gives a constant rate.
+    gives a constant rate. With `from_zero` the first step has rate 0, as published; else the warm-up starts above it.
     Computed in float64 for a Python or NumPy step, in float32 for a traced one.
     """
 
@@ -115,12 +117,14 @@ def warmup_cosine(lr: float, minimum: float, warmup_steps: int, total_steps: flo
         xp = _numpy_of(step)
         progress = (step - warmup_steps) * (1 / (total_steps - warmup_steps))  # no overflow of float32
         cosine = minimum + (lr - minimum) * (1.0 + xp.cos(math.pi * progress)) / 2.0
-        return xp.where(step < warmup_steps, _linear_warmup(lr, warmup_steps, step), cosine)
+        return xp.where(step < warmup_steps, _linear_warmup(lr, warmup_steps, step, from_zero), cosine)
 
     return schedule
 
 
-def warmup_multistep(lr: float, warmup_steps: int, milestones: Sequence[int], factor: float = 0.1) -> Schedule:
+def warmup_multistep(
+    lr: float, warmup_steps: int, milestones: Sequence[int], factor: float = 0.1, *, from_zero: bool = True
+) -> Schedule:
     """The same warm-up, then `lr` times `factor` for every milestone reached (`LinearWarmupMultiStepLR`).
 
     Args:
@@ -128,19 +132,20 @@ def warmup_multistep(lr: float, warmup_steps: int, milestones: Sequence[int], fa
         warmup_steps: its steps.
         milestones: steps, counted from the end of the warm-up.
         factor: of each.
+        from_zero: as in `warmup_cosine`.
     """
 
     def schedule(step: Any) -> Any:
         xp = _numpy_of(step)
         reached = sum(xp.where(step - warmup_steps >= milestone, 1, 0) for milestone in milestones)
-        return xp.where(step < warmup_steps, _linear_warmup(lr, warmup_steps, step), lr * factor**reached)
+        return xp.where(step < warmup_steps, _linear_warmup(lr, warmup_steps, step, from_zero), lr * factor**reached)
 
     return schedule
 
 
-def _linear_warmup(lr: float, steps: int, step: Any) -> Any:
-    """From 0 at step 0 to `lr` at step `steps - 1`."""
-    return lr * step / max(steps - 1, 1)
+def _linear_warmup(lr: float, steps: int, step: Any, from_zero: bool) -> Any:
+    """From 0 (or one part of `steps`) at step 0 to `lr` at step `steps - 1`."""
+    return lr * step / max(steps - 1, 1) if from_zero else lr * (step + 1) / steps
 
 
 def halve_every(lr: float, steps: int) -> Schedule:

@@ -32,6 +32,14 @@ def initialise_distributed() -> None:
         jax.distributed.initialize()
 
 
+def wait_for_all(what: str) -> None:
+    """Returns once every process of the job has come here; a no-op in a single process."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
 @contextlib.contextmanager
 def first_process_first() -> Iterator[None]:
     """Process 0 runs the block before the others, which then find the files it wrote; a no-op in a single process.

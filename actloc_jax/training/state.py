@@ -107,6 +107,7 @@ def gradient_step(
     *,
     ema_decay: float | None = None,
     project: Callable[[Any], Any] = lambda params: params,
+    skippable: bool = False,
 ) -> TrainStep:
     """The train step of a stage that follows a gradient.
 
@@ -115,6 +116,8 @@ def gradient_step(
         tx: the optimizer; receives the loss as `value` for schedules that look at it.
         ema_decay: where given, `state.ema` follows the parameters with this decay.
         project: puts the parameters back where they belong before every step (clusters onto the sphere).
+        skippable: the loss has a metric `skipped`; where it is above zero, parameters, their average and the
+            optimizer stay as they are.
     """
 
     def objective(params: Any, *rest: Any) -> tuple[jax.Array, LossOutput]:
@@ -134,7 +137,9 @@ def gradient_step(
         updates, opt_state = tx.update(grads, state.opt_state, params, value=scalars["loss"])
         params = optax.apply_updates(params, updates)
         ema = state.ema if ema_decay is None else ema_lib.update(state.ema, params, ema_decay)
-        state = state._replace(params=params, opt_state=opt_state, ema=ema, step=state.step + 1)
-        return state, {**scalars, "grad_norm": optax.tree.norm(grads)}
+        new = state._replace(params=params, opt_state=opt_state, ema=ema)
+        if skippable:
+            new = jax.tree.map(lambda before, after: jnp.where(scalars["skipped"] > 0, before, after), state, new)
+        return new._replace(step=state.step + 1), {**scalars, "grad_norm": optax.tree.norm(grads)}
 
     return TrainStep(gradients, update)

@@ -17,7 +17,7 @@ from ott.tools import k_means
 
 from actloc_jax.data import batching
 from actloc_jax.data.frame_sampling import SampledFrames
-from actloc_jax.layers.functional import Network, flatten
+from actloc_jax.layers.functional import Network
 from actloc_jax.ops import transport
 from actloc_jax.systems.api import Dataset, TrainStage
 from actloc_jax.systems.asot import losses, network, predictor, settings
@@ -193,16 +193,5 @@ def _converted(checkpoint: str, fresh: Params) -> Params:
     model, meta = checkpoints.load_model(folder)
     if meta["system"] != "asot":
         raise ValueError(f"{folder} is a checkpoint of system {meta['system']!r}, not of 'asot'.")
-    found = {path: leaf.shape for path, leaf in flatten(model["params"]).items()}
-    wanted = {path: leaf.shape for path, leaf in flatten(fresh).items()}
-    differences = [
-        f"{path} is {found.get(path, 'missing')}, not {wanted.get(path, 'expected')}"
-        for path in sorted(found.keys() | wanted.keys())
-        if found.get(path) != wanted.get(path)
-    ]
-    if differences:
-        raise ValueError(
-            f"{folder} does not fit this config: {'; '.join(differences)}. Set config.network.layers and "
-            f"config.clusters to those of the checkpoint."
-        )
-    return jax.tree.map(jnp.asarray, model["params"])
+    advice = "set config.network.layers and config.clusters to those of the checkpoint."
+    return checkpoints.fitted(model["params"], fresh, folder, advice)

@@ -17,7 +17,8 @@ from jax.typing import DTypeLike
 
 from actloc_jax.layers.dropout import drop, keep_masks
 from actloc_jax.layers.masked import Frames, MaskedConv
-from actloc_jax.layers.temporal import pytorch_uniform
+from actloc_jax.layers.temporal import LinearMap, pytorch_uniform
+from actloc_jax.ops.morphology import dilated, eroded
 from actloc_jax.systems.fustal.video_level import top_mean
 
 
@@ -94,31 +95,6 @@ class Generator(nnx.Module):
         return GeneratorOutput(embeddings, activations, activations.sum(axis=2))
 
 
-class LinearMap(nnx.Module):
-    """A linear map of every snippet without bias.
-
-    Attributes:
-        kernel: [in_features, out_features].
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        init = pytorch_uniform(in_features)
-        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features), param_dtype))
-        self.dtype = dtype
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., in_features] to [..., out_features] in the compute dtype."""
-        return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
-
-
 def video_scores(activations: jax.Array, mask: jax.Array, ratio: int = 5) -> jax.Array:
     """Probability of each class for each video: softmax of the mean of its largest activations, [batch, classes].
 
@@ -180,28 +156,6 @@ def hard_snippets(actionness: jax.Array, number: int, narrow: int, wide: int) ->
     inner = eroded(active, narrow) & ~eroded(active, wide)
     outer = dilated(active, wide) & ~dilated(active, narrow)
     return _largest(jnp.where(inner, actionness, 0), number), _largest(jnp.where(outer, actionness, 0), number)
-
-
-def eroded(active: jax.Array, width: int) -> jax.Array:
-    """Which snippets have only active ones in the window [i - width // 2, i - width // 2 + width - 1]: bool, as given.
-
-    Beyond the ends of the video nothing is active. A window of even width reaches further back than ahead.
-    """
-    before = width // 2
-    return jnp.stack(_windows(active, before, width - 1 - before)).all(axis=0)
-
-
-def dilated(active: jax.Array, width: int) -> jax.Array:
-    """Which snippets have an active one in the window [i + width // 2 - width + 1, i + width // 2]: bool, as given."""
-    after = width // 2
-    return jnp.stack(_windows(active, width - 1 - after, after)).any(axis=0)
-
-
-def _windows(active: jax.Array, before: int, after: int) -> list[jax.Array]:
-    """`active` [batch, time] shifted by every number of snippets from `before` to the left to `after` to the right."""
-    time = active.shape[1]
-    padded = jnp.pad(active, ((0, 0), (before, after)))
-    return [padded[:, shift : shift + time] for shift in range(before + after + 1)]
 
 
 def _largest(scores: jax.Array, number: int) -> jax.Array:

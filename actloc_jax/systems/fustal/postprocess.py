@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from actloc_jax.data.grid import Grid
-from actloc_jax.ops import nms
+from actloc_jax.ops import device_nms, nms, segment_merging
 from actloc_jax.results.types import ScoredSegments
 
 
@@ -20,7 +20,10 @@ def detections(
     *,
     grid: Grid,
     duration: float,
-    rule: nms.Suppression,
+    rule: nms.Suppression | None,
+    class_aware: bool = True,
+    vote: float = 0.0,
+    most: int | None = None,
 ) -> ScoredSegments:
     """Suppresses candidates and gives what is left in seconds, by falling score.
 
@@ -30,14 +33,28 @@ def detections(
         scores, labels: [candidates].
         grid: where the units lie, with the frame rate of the video.
         duration: of the video in seconds; segments are clipped to it.
-        rule: suppression within every class.
+        rule: suppression; None: none.
+        class_aware: suppress within every class, rather than among all candidates.
+        vote: where not class-aware: every segment becomes the mean, weighted by score, of all candidates that overlap
+            it by this tIoU; 0: none.
+        most: at most so many detections, where the rule does not say.
     """
-    selected = nms.suppress_classes(segments, scores, labels, rule)
-    seconds = np.clip(grid.to_seconds(np.asarray(segments)[selected.index]), 0, duration)
+    segments, labels = np.asarray(segments), np.asarray(labels)
+    if rule is None:
+        selected = nms.sorted_by_score(np.arange(len(scores)), np.asarray(scores), most)
+    elif class_aware:
+        selected = device_nms.suppress_classes(segments, scores, labels, rule)
+    else:
+        chosen = nms.suppress(segments, scores, rule)
+        selected = nms.sorted_by_score(chosen.index, chosen.scores, rule.max_total)
+    found = segments[selected.index]
+    if vote and rule is not None and not class_aware:
+        found = segment_merging.vote(found, segments, scores, vote)
+    seconds = np.clip(grid.to_seconds(found), 0, duration)
     return ScoredSegments(
         video,
         seconds.astype(np.float32),
-        np.asarray(labels)[selected.index].astype(np.int32),
+        labels[selected.index].astype(np.int32),
         selected.scores.astype(np.float32),
     )
 

@@ -26,6 +26,8 @@ class ProposalSettings:
         upscale: how much finer the curves are than the snippets.
         surroundings: width of the surroundings on either side, relative to the run.
         video_weight: weight of the video-level probability in a proposal's score.
+        extrapolate: whether curves go on beyond the last snippet along the line through the last two, as published;
+            otherwise they stay at its value.
         snippet_frames: frames of a snippet.
         frame_rate: frames per second that the features were made from.
     """
@@ -36,7 +38,8 @@ class ProposalSettings:
     upscale: int = 24
     surroundings: float = 0.25
     video_weight: float = 0.2
-    snippet_frames: int = 16
+    extrapolate: bool = True
+    snippet_frames: float = 16
     frame_rate: float = 25.0
 
 
@@ -77,8 +80,8 @@ def propose(
     if time < 2:
         raise ValueError(f"the video has {time} snippets; proposals need at least 2 to interpolate between")
     classes = predicted_classes(video_scores, settings.class_threshold)
-    curves = upsample(min_max(activations[:, classes]), settings.upscale)
-    action = upsample(min_max(actionness[:, None]), settings.upscale)
+    curves = upsample(min_max(activations[:, classes]), settings.upscale, extrapolate=settings.extrapolate)
+    action = upsample(min_max(actionness[:, None]), settings.upscale, extrapolate=settings.extrapolate)
     seconds = settings.snippet_frames * num_snippets / (settings.upscale * time * settings.frame_rate)
 
     found: list[tuple[Array, Array, Array]] = []  # place of the class in `classes`, score, run
@@ -114,13 +117,16 @@ def min_max(curves: Array) -> Array:
     return np.clip((curves - low) / np.where(span > 0, span, 1), 0, 1)
 
 
-def upsample(curves: Array, scale: int) -> Array:
+def upsample(curves: Array, scale: int, *, extrapolate: bool = True) -> Array:
     """Linear interpolation at every 1 / `scale` of a snippet: [time, curves] to float64 [time * scale, curves].
 
-    Positions beyond the last snippet continue the line through the last two, and so may leave [0, 1].
+    Positions beyond the last snippet continue the line through the last two, and so may leave [0, 1]; without
+    `extrapolate` they keep the last value.
     """
     time = len(curves)
     position = np.arange(0, time, 1 / scale)
+    if not extrapolate:
+        position = np.minimum(position, time - 1)
     # A position on a snippet belongs to the line that ends there, as in SciPy's `interp1d`.
     right = np.clip(np.ceil(position).astype(int), 1, time - 1)
     left = right - 1

@@ -57,10 +57,7 @@ def cache_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Jo
         adapter = adapters.make(config)
         params = stages.trained_backbone(config, workdir, adapter)
         _fill(config, adapter, params, source, folder)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("cache is complete")
+        sharding.wait_for_all("cache is complete")
         if jax.process_index() == 0:
             frame_cache.write_meta(folder, {**facts, "feat_dim": adapter.feature_dim})
 

@@ -16,7 +16,6 @@ from actloc_jax.data import batching
 from actloc_jax.data.class_weights import smoothed_class_weights
 from actloc_jax.data.frame_cache import CachedSample, CachedSource
 from actloc_jax.data.samples import DiffActSample, FixedOffsetSample, Transform
-from actloc_jax.layers.functional import flatten
 from actloc_jax.systems.api import Dataset, Predictor, TrainStage
 from actloc_jax.systems.tst import adapters, diffact_losses, losses, predictors
 from actloc_jax.systems.tst.refiner import refiner_group
@@ -179,7 +178,8 @@ def finetune_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) ->
 
     def warm_start(fresh: TrainState) -> TrainState:
         folder = checkpoints.find_model(options.checkpoint or workdir / "checkpoints" / "tst" / "best")
-        return fresh._replace(params=_checked(checkpoints.load_model(folder)[0]["params"], fresh.params, folder))
+        model, _ = checkpoints.load_model(folder)
+        return fresh._replace(params=checkpoints.fitted(model["params"], fresh.params, folder))
 
     return _stage(
         config, "finetune", options, lambda: source, FixedOffsetSample(config.data.sample_rate), steps_per_epoch,
@@ -282,27 +282,7 @@ def trained_backbone(config: ConfigDict, workdir: epath.Path, adapter: adapters.
             f"or name a converted checkpoint with --config.tst.backbone_checkpoint=<folder>."
         )
     folder = checkpoints.find_model(folder)
-    return _checked(checkpoints.load_model(folder)[0]["params"]["backbone"], adapter.network.shapes(), folder)
-
-
-def _checked(params: Any, expected: Any, folder: epath.PathLike) -> Any:
-    """`params`, if they have the names and shapes of `expected`.
-
-    Raises:
-        ValueError: they do not; all differences are named.
-    """
-    found, wanted = flatten(params), flatten(expected)
-    wrong = [f"missing {path}" for path in wanted.keys() - found.keys()]
-    wrong += [f"unexpected {path}" for path in found.keys() - wanted.keys()]
-    wrong += [
-        f"{path} has shape {found[path].shape}, the config needs {wanted[path].shape}"
-        for path in wanted.keys() & found.keys()
-        if found[path].shape != wanted[path].shape
-    ]
-    if wrong:
-        shown = "\n  ".join(sorted(wrong)[:20]) + (f"\n  ... and {len(wrong) - 20} more" if len(wrong) > 20 else "")
-        raise ValueError(f"{folder} does not fit this config:\n  {shown}")
-    return jax.tree.map(jnp.asarray, params)
+    return checkpoints.fitted(checkpoints.load_model(folder)[0]["params"]["backbone"], adapter.network.shapes(), folder)
 
 
 def _training_labels(source: Any) -> list[Any]:
