@@ -45,19 +45,46 @@ class Dense(nnx.Module):
         in_features: int,
         out_features: int,
         *,
+        kernel_init: Initializer | None = None,
         bias_init: Initializer | None = None,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         init = pytorch_uniform(in_features)
-        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features), param_dtype))
+        self.kernel = nnx.Param((kernel_init or init)(rngs.params(), (in_features, out_features), param_dtype))
         self.bias = nnx.Param((bias_init or init)(rngs.params(), (out_features,), param_dtype))
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., in_features] to [..., out_features] in the compute dtype."""
         return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
+
+
+class LinearMap(nnx.Module):
+    """The same linear map without bias on every frame.
+
+    Attributes:
+        kernel: [in_features, out_features].
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_init: Initializer | None = None,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        init = kernel_init or pytorch_uniform(in_features)
+        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features), param_dtype))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in_features] to [..., out_features] in the compute dtype."""
+        return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
 
 
 class DilatedConv(nnx.Module):

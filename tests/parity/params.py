@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actloc_jax.layers.functional import Params, unflatten
-from convert import asot, fustal_tables, tst_tables
+from convert import asot, fustal_tables, spot_tables, tst_tables
 from convert.mapping import Table
 
 
@@ -76,6 +76,11 @@ def generator_params(state: Mapping[str, Any]) -> Params:
 def student_params(state: Mapping[str, Any], table: Table = fustal_tables.TRIDET) -> Params:
     """A `Detector` from a state dict of FuSTAL's student, TriDet or (with its table) ActionFormer."""
     return params_of(table, {key.removeprefix("module."): value for key, value in state.items()})
+
+
+def spot_params(state: Mapping[str, Any]) -> Params:
+    """The network of SPOT."""
+    return params_of(spot_tables.SPOT, spot_tables.without_prefix(state))
 
 
 def older_refiner_params(state: Mapping[str, Any]) -> Params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import re
 from typing import Any
@@ -24,6 +25,8 @@ def draw(meta: dict[str, Any]) -> dict[str, np.ndarray]:
         ValueError: the recipe says something that this function does not know.
     """
     recipe = meta["weights_recipe"]
+    if "text" in recipe:
+        return _draw_by_text(recipe)
     seed = re.fullmatch(r"numpy\.random\.default_rng\((\d+)\).*one generator.*", recipe["rng"])
     if not seed:
         raise ValueError(f"unknown generator in the recipe: {recipe['rng']!r}")
@@ -41,6 +44,30 @@ def draw(meta: dict[str, Any]) -> dict[str, np.ndarray]:
             value = value * factor if len(shape) >= 2 and part in key else value
         weights[key] = value.astype(np.float32)
     return {key: weights[key] for key in shapes}
+
+
+_RULE = re.compile(r"'([^']+)' -> ([^;]+)")
+
+
+def _draw_by_text(recipe: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A recipe of SPOT: a seed, shapes, and a text with rules of the form `'*.bias' -> 0.05*z`."""
+    said = recipe["text"]
+    begin, rules, rest = "for k in sorted(float32 parameter keys", _RULE.findall(said), "everything else -> "
+    buffer = re.search(r"int64 buffers '([^']+)' are arange\(max_pos\)\[None\] and consume no random numbers", said)
+    if begin not in said or not rules or rest not in said or not buffer:
+        raise ValueError(f"unknown recipe: {said!r}")
+    rules = [*rules, ("*", said.split(rest)[1].split(";")[0])]
+    rng = np.random.default_rng(recipe["seed"])
+    weights: dict[str, np.ndarray] = {}
+    for key in sorted(recipe["shapes"]):
+        shape = tuple(recipe["shapes"][key])
+        if fnmatch.fnmatch(key, buffer[1]):
+            weights[key] = np.arange(shape[1])[None]
+            continue
+        z = rng.standard_normal(shape).astype(np.float32)
+        formula = next(formula for pattern, formula in rules if fnmatch.fnmatch(key, pattern))
+        weights[key] = _apply(formula, z).astype(np.float32)
+    return weights
 
 
 def _value(z: np.ndarray, key: str, rules: dict[str, str]) -> np.ndarray:
@@ -81,9 +108,9 @@ def _holds(condition: str, key: str, shape: tuple[int, ...]) -> bool:
 
 def _apply(formula: str, z: np.ndarray) -> np.ndarray:
     fan_in = math.prod(z.shape[1:])
-    if constant := re.fullmatch(r"(?:(\d+) \+ )?([0-9.]+)\*z", formula):
+    if constant := re.fullmatch(r"(?:(\d+) ?\+ ?)?([0-9.]+)\*z", formula):
         return float(constant[1] or 0) + float(constant[2]) * z
-    if formula == "z / sqrt(prod(shape[1:]))":
+    if formula.replace(" ", "") == "z/sqrt(prod(shape[1:]))":
         return z / math.sqrt(fan_in)
     if formula.startswith("z2 = 0.2*z + z[:,:,0:1]"):
         return (0.2 * z + z[:, :, 0:1]) / math.sqrt(fan_in)
