@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-SIGN = 0x80000000
+SIGN = np.uint32(0x80000000)
 
 
 def kth_smallest(values: jax.Array, rank: jax.Array | int, where: jax.Array | None = None) -> jax.Array:
@@ -26,7 +27,7 @@ def kth_smallest(values: jax.Array, rank: jax.Array | int, where: jax.Array | No
     ordered = jnp.where(bits >= SIGN, ~bits, bits | SIGN)  # the order of these integers is that of the floats
 
     def settle(step: jax.Array, found: jax.Array) -> jax.Array:
-        candidate = found | (jnp.uint32(SIGN) >> step.astype(jnp.uint32))
+        candidate = found | (SIGN >> step.astype(jnp.uint32))
         smaller = jnp.sum(ordered < candidate, where=where)
         return jnp.where(smaller <= rank, candidate, found)
 

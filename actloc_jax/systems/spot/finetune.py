@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from actloc_jax.data.paired_batches import UNLABELLED
 from actloc_jax.layers.dropout import keep_masks
 from actloc_jax.layers.functional import Network
 from actloc_jax.systems.spot import optional_losses
@@ -22,15 +23,11 @@ from actloc_jax.systems.spot.losses import (
     DetectionLoss,
     DetectionSettings,
     detection_loss,
-    mask_targets,
     reconstruction_loss,
 )
 from actloc_jax.systems.spot.mining import MiningSettings, boundary_contrast
 from actloc_jax.systems.spot.network import SpotOutput
 from actloc_jax.systems.spot.perturbations import view
-
-UNLABELLED = "unlabelled_"
-"""Prefix of the arrays of unlabelled videos in a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +97,11 @@ def no_class_trusted(num_classes: int) -> jax.Array:
     return jnp.zeros(num_classes + 1, jnp.float32)
 
 
+def is_trained(path: str) -> bool:
+    """Whether the second stage changes the parameter at a "/"-joined path of `Spot`: all but the order of halves."""
+    return not path.startswith(("clip_", "embedding/positions/"))
+
+
 def finetune_loss(
     net: Network,
     params: Any,
@@ -116,9 +118,9 @@ def finetune_loss(
     Args:
         net: a `Spot`.
         params: its parameters.
-        batch: `features` [batch, time, channels], `labels` [batch, time] int (background = classes), `spans`
-            [batch, segments, 2] as for `mask_targets`, `index` [batch] int, negative for rows that only fill the batch;
-            `unlabelled_features` and `unlabelled_index` likewise, of another batch size.
+        batch: `features` [batch, time, channels], `labels` [batch, time] int (background = classes), `masks`
+            [batch, time, snippet] 1 or 0, `index` [batch] int, negative for rows that only fill the batch; of
+            unlabelled videos `unlabelled/features` and `unlabelled/index`, of another batch size.
         key: of all that is random; None: no dropout, and no snippet is hidden from the choice of easy ones.
         settings: weights and quirks.
         teacher: parameters that label the unlabelled videos; None: `params`, with the dropout of this very step where
@@ -130,8 +132,9 @@ def finetune_loss(
     features, present = batch["features"], batch["index"] >= 0
     output = net(params, features, rngs=_rngs(keys[0]))
     counted = jnp.broadcast_to(present[:, None], batch["labels"].shape)
-    targets = mask_targets(batch["spans"], features.shape[1])
-    detection = detection_loss(output.logits, output.masks, batch["labels"], targets, counted, settings.detection)
+    detection = detection_loss(
+        output.logits, output.masks, batch["labels"], batch["masks"], counted, settings.detection
+    )
     total, parts = _with_features(output, features, present, keys[1], settings)
     total = total + detection.total
     parts = {"classes": detection.classes, "masks": detection.masks, **parts}

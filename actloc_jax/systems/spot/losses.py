@@ -130,21 +130,6 @@ def mean_of(values: jax.Array, counted: jax.Array) -> jax.Array:
     return jnp.sum(values, where=counted) / jnp.maximum(counted.sum(), 1)
 
 
-def mask_targets(spans: jax.Array, time: int) -> jax.Array:
-    """The mask of every snippet: the segments that it lies in.
-
-    Args:
-        spans: [batch, segments, 2] int, first snippet and the one behind the last; empty where there is no segment.
-        time: snippets.
-
-    Returns:
-        [batch, time, snippet] float32, 1 or 0; symmetric.
-    """
-    snippet = jnp.arange(time)
-    inside = (spans[:, :, :1] <= snippet) & (snippet < spans[:, :, 1:])
-    return (inside[:, :, :, None] & inside[:, :, None, :]).any(axis=1).astype(jnp.float32)
-
-
 def _focal(entropy: jax.Array) -> jax.Array:
     """Cross-entropy times the squared probability of being wrong."""
     return jnp.square(1 - jnp.exp(-entropy)) * entropy

@@ -131,8 +131,8 @@ def border_scores(masks: jax.Array, present: jax.Array, settings: MiningSettings
         settings: how wide a border is.
     """
     active = masks >= lower_median(masks, present[:, None, None])
-    inner = _eroded(active, settings.narrow) & ~_eroded(active, settings.wide)
-    outer = _dilated(active, settings.wide) & ~_dilated(active, settings.narrow)
+    inner = eroded_square(active, settings.narrow) & ~eroded_square(active, settings.wide)
+    outer = dilated_square(active, settings.wide) & ~dilated_square(active, settings.narrow)
     return jnp.where(inner, masks, 0), jnp.where(outer, masks, 0)
 
 
@@ -186,11 +186,13 @@ def info_nce(query: jax.Array, positive: jax.Array, negatives: jax.Array, temper
     return jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
 
 
-def _eroded(active: jax.Array, width: int) -> jax.Array:
+def eroded_square(active: jax.Array, width: int) -> jax.Array:
+    """Entries of [batch, time, snippet] bool around which a square of this width is marked."""
     return eroded(eroded(active, width, axis=1), width, axis=2)
 
 
-def _dilated(active: jax.Array, width: int) -> jax.Array:
+def dilated_square(active: jax.Array, width: int) -> jax.Array:
+    """Entries around which something is marked in the same square."""
     return dilated(dilated(active, width, axis=1, mirrored=False), width, axis=2, mirrored=False)
 
 

@@ -16,13 +16,7 @@ from flax import nnx
 
 from actloc_jax.layers.dropout import drop, keep_masks
 from actloc_jax.layers.functional import Network
-from actloc_jax.systems.spot.losses import (
-    DetectionSettings,
-    mask_loss,
-    mask_targets,
-    order_loss,
-    reconstruction_loss,
-)
+from actloc_jax.systems.spot.losses import DetectionSettings, mask_loss, order_loss, reconstruction_loss
 from actloc_jax.systems.spot.perturbations import swapped_halves
 
 SHORTEST = 5  # snippets of a foreground; a shorter one grows by as many on both sides
@@ -96,6 +90,13 @@ def draw(
     return PretextDraws(keep, foreground_spans(drawn, time), _random_half(of_order, jnp.tile(present, 4)))
 
 
+def is_trained(path: str, *, order_ignores_transformer: bool = True) -> bool:
+    """Whether the first stage changes the parameter at a "/"-joined path of `Spot`; the classifier waits for labels."""
+    if path.startswith("clip_trans/"):
+        return not order_ignores_transformer
+    return not path.startswith(("classifier/", "embedding/positions/"))
+
+
 def pretext_loss(
     net: Network,
     params: Any,
@@ -126,7 +127,7 @@ def pretext_loss(
 
     found = output.masks if settings.masks_of_whole_input else net(params, cut, rngs=rngs).masks
     every_snippet = jnp.broadcast_to(present[:, None], (len(present), time))
-    masks = mask_loss(found, mask_targets(draws.spans, time), every_snippet, settings.detection)
+    masks = mask_loss(found, span_masks(draws.spans, time), every_snippet, settings.detection)
 
     original = scaled if settings.reconstructs_normalised else videos
     reconstruction = reconstruction_loss(output.features, original, present)
@@ -164,9 +165,20 @@ def foreground_spans(drawn: jax.Array, time: int) -> jax.Array:
 
 def only_spans(features: jax.Array, spans: jax.Array) -> jax.Array:
     """[batch, time, channels] with zeros outside the spans [batch, number, 2]."""
-    snippet = jnp.arange(features.shape[1])
-    inside = ((spans[:, :, :1] <= snippet) & (snippet < spans[:, :, 1:])).any(axis=1)
+    inside = _inside(spans, features.shape[1]).any(axis=1)
     return jnp.where(inside[:, :, None], features, 0)
+
+
+def span_masks(spans: jax.Array, time: int) -> jax.Array:
+    """The mask of every snippet: the spans [batch, number, 2] that it lies in, [batch, time, snippet] float32."""
+    inside = _inside(spans, time)
+    return (inside[:, :, :, None] & inside[:, :, None, :]).any(axis=1).astype(jnp.float32)
+
+
+def _inside(spans: jax.Array, time: int) -> jax.Array:
+    """Which snippets a span holds: [batch, number, time] bool."""
+    snippet = jnp.arange(time)
+    return (spans[:, :, :1] <= snippet) & (snippet < spans[:, :, 1:])
 
 
 def _span_draws(key: jax.Array, shape: tuple[int, ...], time: int) -> jax.Array:
