@@ -92,7 +92,7 @@ def evaluate(
     results = evaluator.predict(model, config.data.test_split)
     metrics = evaluator.score(results, config.data.test_split)
     if jax.process_index() == 0:
-        references = {**config.paper.to_dict(), "chance": dataset.chance(config.data.test_split)}
+        references = {**workdirs.paper_numbers(config), "chance": dataset.chance(config.data.test_split)}
         _publish(system, config, dataset, results, metrics, references, workdir)
     return metrics
 

@@ -37,7 +37,7 @@ def each(config: ConfigDict, workdir: epath.Path, run: Callable[[ConfigDict, epa
         for source, metrics in next(iter(scores.values())).items()
     }
     rows = {f"{source}, split {k}": rows[source] for source in mean for k, rows in scores.items()}
-    rows |= {f"{source}, mean": metrics for source, metrics in mean.items()} | config.paper.to_dict()
+    rows |= {f"{source}, mean": metrics for source, metrics in mean.items()} | workdirs.paper_numbers(config)
     log.info("all splits\n%s", table(rows))
     if jax.process_index() == 0:
         workdirs.write_json(workdir / "evaluation.json", {"splits": scores, "mean": mean})

@@ -121,6 +121,11 @@ def model_meta(config: ConfigDict, dataset: Dataset, stage: str, stage_index: in
     }
 
 
+def paper_numbers(config: ConfigDict) -> dict[str, dict[str, float]]:
+    """Source -> metrics. In a config they may be pairs, since its names cannot hold dots (`mAP@0.5`)."""
+    return {source: dict(numbers) for source, numbers in config.paper.to_dict().items()}
+
+
 def write_json(path: epath.Path, content: Any) -> None:
     """Writes JSON whole or not at all."""
     replace_text(path, json.dumps(content, indent=1))

@@ -13,8 +13,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     args = common.parse(arg, demo=False, fixed=False)
     config = ConfigDict()
     config.name = "actionformer_thumos"
-    published = {"mAP@0.3": 82.13, "mAP@0.4": 77.80, "mAP@0.5": 70.95, "mAP@0.6": 59.40, "mAP@0.7": 43.87, "mAP": 66.83}
-    config.paper = {"paper on THUMOS14": published}
+    config.paper = common_detection.published(82.13, 77.80, 70.95, 59.40, 43.87, mean=66.83)
     config.network = ConfigDict({"student": common_detection.actionformer().to_dict()})
     config.student = common_detection.student(epochs=35, warmup_epochs=5, crop_margin=True)
     config = common_detection.supervised(config, args)

@@ -228,6 +228,12 @@ def demo_detector(config: ConfigDict) -> None:
         config.windows = 9
 
 
+def published(*at_tiou: float, mean: float) -> ConfigDict:
+    """A paper's mAP at tIoU 0.3, 0.4, ... and its mean; pairs, as names in configs cannot hold dots."""
+    rows = [(f"mAP@0.{3 + place}", value) for place, value in enumerate(at_tiou)]
+    return ConfigDict({"paper on THUMOS14": (*rows, ("mAP", mean))})
+
+
 def supervised(config: ConfigDict, args: ConfigDict) -> ConfigDict:
     """The rest of a fully supervised experiment: FuSTAL's third stage alone, on annotated segments.
 

@@ -13,8 +13,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     args = common.parse(arg, demo=False, fixed=False)
     config = ConfigDict()
     config.name = "tridet_thumos"
-    published = {"mAP@0.3": 83.62, "mAP@0.4": 80.07, "mAP@0.5": 72.94, "mAP@0.6": 62.35, "mAP@0.7": 47.35, "mAP": 69.27}
-    config.paper = {"paper on THUMOS14": published}
+    config.paper = common_detection.published(83.62, 80.07, 72.94, 62.35, 47.35, mean=69.27)
     config.network = ConfigDict({"student": common_detection.tridet().to_dict()})
     config.student = common_detection.student(epochs=40, warmup_epochs=20, weight_decay=0.025)
     return common_detection.supervised(config, args)
