@@ -93,6 +93,7 @@ def tridet(**changes: Any) -> ConfigDict:
         "sgp_factor": 5.0,
         "sgp_hidden": 768,
         "sgp_pooling": "max",  # max | avg
+        "position_encoding": False,
         "neck": "identity",  # identity | fpn
         "head_layers": 3,
         "head_kernel": 3,

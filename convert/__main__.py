@@ -6,6 +6,9 @@
     python -m convert tst-cache cache/gtea_split1 caches/gtea_1
     python -m convert asot epoch=29-step=990.ckpt checkpoints/salads --class-names dataset/FS/mapping/mappingeval.txt
     python -m convert asot --back checkpoints/salads salads.npz
+    python -m convert fustal epoch_100.pth.tar checkpoints/student
+    python -m convert fustal epoch_039.pth.tar checkpoints/tridet --dataset tridet_thumos
+    python -m convert fustal --back checkpoints/student student.npz
 
 A file may be a path (also gs://) or hf://owner/repository/path.
 """
@@ -45,6 +48,15 @@ def _parser() -> argparse.ArgumentParser:
         commands, "asot", "Lightning checkpoints of ASOT",
         files=".ckpt / .pth", datasets="breakfast, yti, 50salads or desktop_assembly", example="data.standardise=true",
     )  # fmt: skip
+    fustal = _add_system(
+        commands, "fustal", "checkpoints of FuSTAL, TriDet and ActionFormer",
+        files=".pth.tar / .pth", datasets="fustal_thumos, tridet_thumos or actionformer_thumos",
+        example="network.student.windows=9", classes="a file with one class name per line",
+    )  # fmt: skip
+    fustal.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema",
+        help="the average over the training, where the file has one, or the weights of its last step",
+    )  # fmt: skip
     cache = commands.add_parser("tst-cache", help="TST's cache of backbone outputs")
     cache.add_argument("source", help="folder with meta.json and seed_xxx/<video>.pt")
     cache.add_argument("target", help="the cache folder to write")
@@ -52,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_system(commands: Any, system: str, title: str, *, files: str, datasets: str, example: str) -> None:
+def _add_system(
+    commands: Any, system: str, title: str, *, files: str, datasets: str, example: str,
+    classes: str = "the data set's mapping.txt, for the names of the classes",
+) -> argparse.ArgumentParser:  # fmt: skip
     """The command that converts the checkpoints of a system."""
     parser = commands.add_parser(system, help=title)
     parser.add_argument("source", help=f"the {files} file; with --back a model folder")
@@ -62,9 +77,7 @@ def _add_system(commands: Any, system: str, title: str, *, files: str, datasets:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")
     parser.add_argument("--to-npz", metavar="FILE", help="also write our parameters as an .npz with flat paths")
-    parser.add_argument(
-        "--class-names", metavar="MAPPING", help="the data set's mapping.txt, for the names of the classes"
-    )
+    parser.add_argument("--class-names", metavar="FILE", help=classes)
     parser.add_argument("--dataset", help=f"{datasets}: what the file does not tell is taken from its config")
     parser.add_argument(
         "--set", metavar="FIELD=JSON", action="append", default=[], type=_setting,
@@ -73,6 +86,7 @@ def _add_system(commands: Any, system: str, title: str, *, files: str, datasets:
     parser.add_argument("--allow-missing", metavar="REGEX", help="keys that may be absent; they get fresh values")
     parser.add_argument("--allow-extra", metavar="REGEX", help="keys that may be left out")
     parser.set_defaults(run=_convert, system=system)
+    return parser
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -86,9 +100,9 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from convert import asot, checked, files, tst  # after the flags, so that --help answers at once
+    from convert import asot, checked, files, fustal, tst  # after the flags, so that --help answers at once
 
-    converter = {"tst": tst, "asot": asot}[args.system]
+    converter = {"tst": tst, "asot": asot, "fustal": fustal}[args.system]
     if args.target is None and (args.back or not (args.dry_run or args.to_npz)):
         raise ValueError("a target is needed, or --dry-run, or --to-npz FILE")
     if args.back:
@@ -96,6 +110,7 @@ def _convert(args: argparse.Namespace) -> int:
         files.write_npz(epath.Path(args.target), state)
         print(f"{args.target}: {len(state):,} entries in PyTorch's layout")
         return 0
+    own_options = {"weights": args.weights} if args.system == "fustal" else {}
     converted = converter.convert(
         files.fetch(args.source),
         dataset=args.dataset,
@@ -103,6 +118,7 @@ def _convert(args: argparse.Namespace) -> int:
         class_names=args.class_names,
         allow_missing=args.allow_missing,
         allow_extra=args.allow_extra,
+        **own_options,
     )
     print(
         checked.mapping_text(converted) if args.dry_run else "\n".join([*converted.notes, checked.summary(converted)])
