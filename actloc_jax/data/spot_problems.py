@@ -35,20 +35,18 @@ def find_problems(
     Returns:
         All problems; empty if there are none.
     """
-    folder = data.folder
-    found = list(
-        dict.fromkeys(
-            problem
-            for split in (data.train, data.evaluation)
-            for problem in detection_problems.find_problems(folder, split, read_values=read_values)
-        )
-    )
+    try:
+        _, found = data.folder.parsed
+    except (FileNotFoundError, ValueError) as error:
+        return [Problem("error", str(error))]
+    found = [*found]
+    for split in (data.train, data.evaluation):
+        found += detection_problems.find_problems(data.folder, split, read_values=read_values)
     try:
         data.split  # noqa: B018  (divides the videos, or says why it cannot)
         evaluation = data.annotated("evaluation")
     except (FileNotFoundError, ValueError) as error:
-        text = str(error)
-        return found if any(text == problem.message for problem in found) else [*found, Problem("error", text)]
+        return list(dict.fromkeys([*found, Problem("error", str(error))]))
     found += _share_of_labels(data)
     found += _unseen_classes(data)
     if not any(problem.severity == "error" for problem in found):
@@ -57,17 +55,8 @@ def find_problems(
         if read_values:
             found += _constant_channels(data)
     if scores is not None:
-        names = [video.video for video in evaluation]
-        lacking = [name for name in names if name not in scores]
-        if lacking:
-            found.append(
-                Problem(
-                    "error" if len(lacking) == len(names) else "warning",
-                    f"{len(lacking)} of {len(names)} evaluation videos have no score of the whole video, the first is "
-                    f"{lacking[0]}; their class comes from the model, or switch the scores off",
-                )
-            )
-    return found
+        found += _missing_scores([video.video for video in evaluation], scores)
+    return list(dict.fromkeys(found))
 
 
 def _share_of_labels(data: SemiSupervised) -> list[Problem]:
@@ -113,7 +102,6 @@ def _without_targets(data: SemiSupervised, part: Part) -> list[Problem]:
         return [Problem("error", str(error))]
     if not empty:
         return []
-    counts = part == "labelled" and len(empty) == len(data.annotated(part))
     fate = {
         "labelled": "left out" if data.quirks.long_segments_only else "taught as background",
         "unlabelled": "left out" if data.quirks.filter_unlabelled else "used all the same",
@@ -121,7 +109,7 @@ def _without_targets(data: SemiSupervised, part: Part) -> list[Problem]:
     }[part]
     return [
         Problem(
-            "error" if counts else "warning",
+            "error" if part == "labelled" and len(empty) == len(total) else "warning",
             f"{len(empty)} of {len(total)} {part} videos have no segment that counts at {data.steps} steps, e.g. "
             f"{', '.join(empty[:LISTED])}; they are {fate}",
         )
@@ -145,5 +133,19 @@ def _constant_channels(data: SemiSupervised) -> list[Problem]:
             "warning",
             f"{len(constant)} of {len(videos)} training videos have channels that never change, the first is {first} "
             f"with {count}; scaled to 0..1 they become 0 (the original: NaN)",
+        )
+    ]
+
+
+def _missing_scores(videos: list[str], scores: Mapping[str, VideoScore]) -> list[Problem]:
+    """Evaluation videos without a score of the whole video."""
+    lacking = [video for video in videos if video not in scores]
+    if not lacking:
+        return []
+    return [
+        Problem(
+            "error" if len(lacking) == len(videos) else "warning",
+            f"{len(lacking)} of {len(videos)} evaluation videos have no score of the whole video, the first is "
+            f"{lacking[0]}; their class comes from the model, or switch the scores off",
         )
     ]

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from actloc_jax.data.detection_samples import video_labels
-from actloc_jax.data.rescaled import RescaledSample, RescaledSource, rescale, resize_linear
+from actloc_jax.data.rescaled import RescaledSample, RescaledSource, rescale, resize_linear, span_labels
 from actloc_jax.data.semi_supervised import SemiSupervised
 from actloc_jax.data.spot_files import SpotFolder
+from actloc_jax.systems.spot.pretext import foreground_spans, only_spans, scaled_to_unit, span_masks
 from tests.parity.detection_shared import DATA
 from tests.parity.harness import Case, parity
 
@@ -93,3 +94,23 @@ def _check_part(case: Case, part: str, source: RescaledSource) -> None:
 def _close(case: Case, found: np.ndarray, expected: np.ndarray, where: str) -> None:
     tolerance = case.meta["tolerance"]
     np.testing.assert_allclose(found, expected, rtol=tolerance["rtol"], atol=tolerance["atol"], err_msg=where)
+
+
+@parity("spot", "random_foreground")
+def check_random_foreground(case: Case) -> None:
+    """Random foregrounds of the first stage, with the integers drawn given.
+
+    `cls_target`, `act_target` and `label_target` feed a disabled branch of the original. Ours has no such branch; the
+    first and the last are equal to what our targets of spans would be.
+    """
+    arrays, steps, classes = case.arrays, case.config["temporal_scale"], case.config["num_classes"]
+    scaled = scaled_to_unit(np.moveaxis(arrays["input"], 1, 2))
+    _close(case, np.moveaxis(scaled, 1, 2), arrays["normalised_input"], "scaled")
+    spans = foreground_spans(arrays["start_end_drawn"], steps)
+    _close(case, np.moveaxis(only_spans(scaled, spans), 1, 2), arrays["mod_input"], "foregrounds")
+    np.testing.assert_array_equal(span_masks(spans, steps), arrays["mask_target"])
+    for number, logits in enumerate(arrays["top_logits"]):
+        frequent = np.bincount(logits[:classes].argmax(axis=0), minlength=classes).argmax()
+        labels = span_labels(np.asarray(spans[number]), np.full(2, frequent), steps, classes)
+        np.testing.assert_array_equal(labels, arrays["cls_target"][number])
+        np.testing.assert_array_equal(video_labels([frequent], classes), arrays["label_target"][number])
