@@ -159,7 +159,7 @@ def _check_spot_video(case: Case, tolerance: float) -> None:
     np.testing.assert_allclose(rows[0].clip(0, 1) * duration, case.arrays["single.out_segment"].ravel(), rtol=tolerance)
 
 
-def _numbered(
+def numbered_classes(
     truths: Mapping[str, Sequence[tuple[Any, Any, Any]]],
     predictions: Mapping[str, Sequence[tuple[Any, Any, Any, float]]],
     unknown: Mapping[Any, int] | None = None,
@@ -183,7 +183,7 @@ def _numbered(
     return found, instances
 
 
-def _annotations(database: Mapping[str, Any], subset: str) -> dict[str, list[tuple]]:
+def annotation_rows(database: Mapping[str, Any], subset: str) -> dict[str, list[tuple]]:
     """ActivityNet's ground truth as rows."""
     return {
         video: [(*map(float, row["segment"]), row["label"]) for row in entry["annotations"]]
@@ -228,7 +228,7 @@ def check_fustal_map(case: Case) -> None:
             for video, start, end, label, score in given["predictions"]:
                 predictions.setdefault(video, []).append((start, end, label, score))
             scores = detection.evaluate(
-                *_numbered(truths, predictions), detection.THUMOS14_TIOU, detection_matching.FUSTAL
+                *numbered_classes(truths, predictions), detection.THUMOS14_TIOU, detection_matching.FUSTAL
             )
             _check_scores(case, scores, f"{name}_")
     label_without_truth = {"v": Detections([[0, 1]], [1], [0.5])}, {"v": Instances([[0, 1]], [0])}
@@ -273,7 +273,7 @@ def _check_fustal_real(case: Case) -> None:
             if video in evaluated:
                 predictions.setdefault(video, []).append((float(start), float(end), names[label], float(score)))
     assert sum(map(len, predictions.values())) == case.config["n_predictions"]
-    given = _numbered(_annotations(database, "test"), predictions)
+    given = numbered_classes(annotation_rows(database, "test"), predictions)
     _check_scores(case, detection.evaluate(*given, detection.THUMOS14_TIOU, detection_matching.FUSTAL), "")
 
 
@@ -284,9 +284,9 @@ def check_spot_map_edge_cases(case: Case) -> None:
     collisions = {name: int(number) for name, number in re.findall(r'"([^"]+)" = (\d+)', case.meta["notes"])}
     for name, given in json.loads((case.path / "inputs.json").read_text()).items():
         proposed = set(given["videos_in_proposal_csv"])
-        truths = _annotations(given["ground_truth"], "validation")
+        truths = annotation_rows(given["ground_truth"], "validation")
         truths = {video: rows for video, rows in truths.items() if video in proposed}
-        found, instances = _numbered(truths, _results(given["predictions"]), collisions)
+        found, instances = numbered_classes(truths, _results(given["predictions"]), collisions)
         for kind, thresholds in (
             ("anet", detection.ACTIVITYNET_TIOU),
             ("thumos", detection.THUMOS14_STRICT_TIOU),
@@ -318,7 +318,7 @@ def check_spot_map_real(case: Case) -> None:
     predictions = _results(predictions.get("results", predictions))
     kept = {video.removeprefix("v_") for video in case.arrays["filtered_videos"].tolist()}
     for prefix, wanted in (("full_", set(truths)), ("filtered_", kept)):
-        given = _numbered(
+        given = numbered_classes(
             {video: rows for video, rows in truths.items() if video in wanted},
             {video: rows for video, rows in predictions.items() if video in wanted},
         )
@@ -372,6 +372,6 @@ def check_tallformer_map(case: Case) -> None:
 def check_tallformer_anet_map(case: Case) -> None:
     """AFSD's evaluation: predictions of videos and classes without truth are left out."""
     for name, given in case.config.items():
-        given = _numbered(_annotations(given["ground_truth"], "validation"), _results(given["predictions"]))
+        given = numbered_classes(annotation_rows(given["ground_truth"], "validation"), _results(given["predictions"]))
         scores = detection.evaluate(*given, detection.ACTIVITYNET_TIOU, detection_matching.AFSD)
         _check_scores(case, scores, f"{name}/")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from actloc_jax.data.rescaled import resize_linear
 from actloc_jax.systems.spot import losses, mining, optional_losses, perturbations
 from actloc_jax.systems.spot.losses import DetectionSettings
 from actloc_jax.systems.spot.mining import MiningSettings
@@ -33,6 +34,10 @@ def check_losses(case: Case) -> None:
     epochs, length = arrays["rampup.epoch"], 5
     close(case, [optional_losses.ramp_up(epoch, length) for epoch in epochs], arrays["rampup.sigmoid"])
     close(case, [2 * optional_losses.ramp_up(epoch, length) for epoch in epochs], arrays["rampup.consistency_weight"])
+
+    close(case, [optax.linear_schedule(0, 1, length)(epoch) for epoch in epochs], arrays["rampup.linear"])
+    falling = optax.cosine_decay_schedule(1, int(epochs.max()))
+    close(case, [falling(epoch) for epoch in epochs], arrays["rampup.cosine_down"])
 
     _check_consistency(case)
     hard = optax.softmax_cross_entropy_with_integer_labels(arrays["ce.logits"], arrays["ce.target"])
@@ -155,7 +160,7 @@ def _check_borders(case: Case, masks: jax.Array, settings: MiningSettings) -> No
 
 @parity("spot", "augmentations")
 def check_augmentations(case: Case) -> None:
-    """Perturbations with what is drawn given. Resizing belongs to the data."""
+    """Perturbations with what is drawn given, and resizing to every length of the case."""
     arrays = case.arrays
     x = time_first(arrays["x"])
     channels = np.arange(x.shape[2])
@@ -171,3 +176,7 @@ def check_augmentations(case: Case) -> None:
     }
     for name, ours in expected.items():
         close(case, time_first(ours), arrays[f"{name}.out"], name)
+    for name in [name for name in arrays if name.startswith("resize") and ".to" in name]:
+        rows = arrays[f"{name.split('.')[0]}.in"]
+        ours = [resize_linear(video.T, arrays[name].shape[2]).T for video in rows]
+        close(case, np.stack(ours), arrays[name], name)
