@@ -156,6 +156,11 @@ class DetectionFolder:
             )
         return [annotations.videos[name] for name in dict.fromkeys(names)]
 
+    def has_split(self, split: str) -> bool:
+        """Whether the data set has videos of a split."""
+        names = {name.lower() for name in self.subsets.get(split, ())}
+        return split in self.lists or any(name.lower() in names for name in self.parsed[0].subsets())
+
     def subset_folder(self, video: VideoAnnotation) -> str:
         """What `{subset}` in the pattern of the features stands for: the subset as annotated, in small letters."""
         return video.subset.lower()

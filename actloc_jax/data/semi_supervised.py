@@ -1,7 +1,7 @@
 """Labelled and unlabelled training videos of a detection data set, and the videos of an evaluation (numpy only).
 
 Which videos are labelled is said by the data set (SPOT's ratio files, or a list `labelled` of a `DetectionFolder`), or
-drawn from a seed. The labels of the others are never looked at, except where a published quirk does.
+drawn from a seed. Once they are divided, the labels of the others are looked at only where a published quirk does so.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
 from actloc_jax.data.annotations import VideoAnnotation
-from actloc_jax.data.detection import DetectionFolder
+from actloc_jax.data.detection import VideoStore
 from actloc_jax.data.rescaled import AS_PUBLISHED, DataQuirks, RescaledSource, RescaledVideo, rescale, surviving
+from actloc_jax.data.spot_files import SpotFolder
 
 Part = Literal["labelled", "unlabelled", "pretraining", "evaluation"]
 PARTS: tuple[Part, ...] = ("labelled", "unlabelled", "pretraining", "evaluation")
@@ -72,11 +73,24 @@ def draw_split(videos: Sequence[VideoAnnotation], *, labels: float, seed: int) -
     )
 
 
-def split_labels(folder: DetectionFolder, train: str = "train", *, labels: float, seed: int) -> LabelSplit:
+class DividedStore(VideoStore, Protocol):
+    """What is needed of the place where the videos are: a `DetectionFolder`, or a `PreparedDetection`."""
+
+    def annotated(self, split: str) -> list[VideoAnnotation]: ...
+
+    def videos(self, split: str) -> list[VideoAnnotation]: ...
+
+    def has_split(self, split: str) -> bool: ...
+
+    def covered_seconds(self, video: VideoAnnotation) -> float: ...
+
+
+def split_labels(folder: DividedStore, train: str = "train", *, labels: float, seed: int) -> LabelSplit:
     """The division that the data set states, else one drawn from the seed.
 
-    A data set states it by videos of the split `labelled` among those of `train`: a `SpotFolder` with a ratio file, or
-    a `DetectionFolder` with `lists={"labelled": "labelled.txt"}` or a subset of that name. With `labels=100` all are.
+    A data set states it by its splits `labelled` and `unlabelled`: those of a `SpotFolder` with a ratio file, or of a
+    `DetectionFolder` with `lists={"labelled": "labelled.txt"}` or subsets of these names. With `labels=100` all are
+    labelled.
 
     Raises:
         ValueError, FileNotFoundError: as `DetectionFolder.annotated` and `draw_split`.
@@ -84,24 +98,21 @@ def split_labels(folder: DetectionFolder, train: str = "train", *, labels: float
     videos = folder.annotated(train)
     if labels == 100:
         return LabelSplit(tuple(videos), (), "all are labelled")
-    names = _stated(folder)
-    if names is None or {video.video for video in videos} <= names:
+    stated = {
+        name: {video.video for video in folder.annotated(name)} if folder.has_split(name) else None
+        for name in ("labelled", "unlabelled")
+    }
+    if stated["labelled"] is None:
+        named = {video.video for video in videos} - (stated["unlabelled"] or set())
+    else:
+        named = stated["labelled"]
+    labelled = [video for video in videos if video.video in named]
+    if len(labelled) == len(videos):  # nobody says that any video is unlabelled
         return draw_split(videos, labels=labels, seed=seed)
+    where = folder.info_path if isinstance(folder, SpotFolder) else folder.root
     return LabelSplit(
-        tuple(video for video in videos if video.video in names),
-        tuple(video for video in videos if video.video not in names),
-        f"stated by {folder.root / folder.lists['labelled'] if 'labelled' in folder.lists else 'the annotations'}",
+        tuple(labelled), tuple(video for video in videos if video.video not in named), f"stated by {where}"
     )
-
-
-def _stated(folder: DetectionFolder) -> set[str] | None:
-    """The labelled videos that the data set names; None if it does not say."""
-    if "labelled" in folder.lists:
-        return {video.video for video in folder.annotated("labelled")}
-    if "labelled" not in folder.subsets:
-        return None
-    wanted = {name.lower() for name in folder.subsets["labelled"]}
-    return {video.video for video in folder.parsed[0].videos.values() if video.subset.lower() in wanted}
 
 
 class SemiSupervised:
@@ -119,7 +130,7 @@ class SemiSupervised:
 
     def __init__(
         self,
-        folder: DetectionFolder,
+        folder: DividedStore,
         *,
         steps: int,
         labels: float,

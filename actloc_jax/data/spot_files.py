@@ -41,9 +41,8 @@ SUBSETS = {
     "labelled": ("training",),
     "unlabelled": (UNLABELLED,),
     "val": ("validation",),
-    "test": ("testing",),
 }
-"""Split -> subsets in the csv files."""
+"""Split -> subsets in the csv files; videos of the subset `testing` have no annotations."""
 
 LENGTH_FIELDS = ("feature_frame", "duration_frame", "duration_second")
 """What the annotation file must say of a video, so that the seconds that its features cover are known."""
@@ -165,8 +164,8 @@ def read_video_scores(path: epath.PathLike, class_names: Sequence[str]) -> dict[
 class SpotFolder(DetectionFolder):
     """A data set in the files of SPOT's release.
 
-    Its splits are `train` (all training videos), `labelled`, `unlabelled`, `val` and `test`. Features cover the
-    corrected length of a video, feature_frame / duration_frame * duration_second.
+    Its splits are `train` (all training videos), `labelled`, `unlabelled` and `val`. Features cover the corrected
+    length of a video, feature_frame / duration_frame * duration_second.
 
     Args:
         root: folder of the annotations; other paths are under it or absolute.
@@ -248,7 +247,7 @@ class SpotFolder(DetectionFolder):
                 f"e.g. {differ[0]}: {info[differ[0]].seconds:.2f} s and {read.videos[differ[0]].duration:.2f} s; use "
                 "files of the same data set"
             )
-        known = {name for names in SUBSETS.values() for name in names}
+        known = {"testing", *(name for names in SUBSETS.values() for name in names)}
         others = sorted({line.subset for line in info.values()} - known)
         if others:
             found.append(

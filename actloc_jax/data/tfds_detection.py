@@ -38,7 +38,7 @@ class DetectionBuilder(tfds.core.GeneratorBasedBuilder):
         data_dir: where prepared data are kept.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
     # Else tfds looks for download checksums beside the code, by way of importlib_resources, which it does not declare.
     code_path = None
@@ -69,6 +69,7 @@ class DetectionBuilder(tfds.core.GeneratorBasedBuilder):
                 videos=[_to_plain(video) for video in self._source.annotations],
                 lengths=list(self._source.lengths),
                 grids=[dataclasses.asdict(self._source.grid(number)) for number in range(len(self._source))],
+                covered=[self._source.folder.covered_seconds(video) for video in self._source.annotations],
                 splits=self._splits,
             ),
             disable_shuffling=True,
@@ -114,6 +115,7 @@ class PreparedDetection:
         self._places = {video: place for place, video in enumerate(self._annotations)}
         self._lengths = metadata["lengths"]
         self._grids = [Grid(**grid) for grid in metadata["grids"]]
+        self._covered = metadata["covered"]
         self._records = builder.as_data_source(split=RECORDS)
 
     def videos(self, split: str) -> list[VideoAnnotation]:
@@ -125,6 +127,18 @@ class PreparedDetection:
         if split not in self.splits:
             raise ValueError(f"{self.root} was prepared with the splits {', '.join(self.splits)}; it has no {split}")
         return [self._annotations[video] for video in self.splits[split]]
+
+    def annotated(self, split: str) -> list[VideoAnnotation]:
+        """The same: videos without features were not prepared."""
+        return self.videos(split)
+
+    def has_split(self, split: str) -> bool:
+        """Whether the prepared data have a split."""
+        return split in self.splits
+
+    def covered_seconds(self, video: VideoAnnotation) -> float:
+        """Seconds from the start of a video that its features cover, as when the data were prepared."""
+        return self._covered[self._places[video.video]]
 
     def rows(self, video: VideoAnnotation) -> int:
         """Rows of the features of a video."""

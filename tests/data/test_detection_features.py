@@ -69,6 +69,14 @@ def test_only_headers_are_read_for_sizes(tmp_path):
             files.read("v")
 
 
+def test_csv_header_of_column_numbers_is_no_row(tmp_path):
+    header = ",".join(map(str, range(FEATURES.shape[1])))
+    np.savetxt(tmp_path / "v.csv", FEATURES, delimiter=",", fmt="%.9g", header=header, comments="")
+    files = FeatureFiles(tmp_path, "{video}.csv")
+    assert files.shape("v") == FEATURES.shape
+    np.testing.assert_array_equal(files.read("v"), FEATURES)
+
+
 def test_csv_without_header_keeps_its_first_row(tmp_path):
     np.savetxt(tmp_path / "v.csv", FEATURES, delimiter=",", fmt="%.9g")
     files = FeatureFiles(tmp_path, "{video}.csv")

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from actloc_jax.data.annotations import video_annotation
 from actloc_jax.data.detection import DetectionFolder
 from actloc_jax.data.grid import thumos14_i3d
-from actloc_jax.data.rescaled import FIXED
-from actloc_jax.data.semi_supervised import SemiSupervised, draw_split
+from actloc_jax.data.rescaled import AS_PUBLISHED, FIXED
+from actloc_jax.data.semi_supervised import PARTS, SemiSupervised, draw_split
 from actloc_jax.data.spot_files import SpotFolder
+from actloc_jax.data.tfds_detection import PreparedDetection, prepare
 from tests.data.spot_folder import ENTRIES, ORDER, entry, write_spot_folder
 
 
@@ -146,7 +147,23 @@ def test_any_detection_data_set(thumos):
     data = SemiSupervised(folder, steps=20, labels=33, evaluation="test", quirks=FIXED)
     assert names(data.split.labelled) == ["v1", "v4"]
     assert names(data.split.unlabelled) == ["v0", "v2", "v3", "v5"]
-    assert "labelled.txt" in data.split.rule
+    assert data.split.rule == f"stated by {thumos}"
     without_grid = DetectionFolder(thumos, subsets=subsets)
     video = without_grid.annotations.videos["v0"]
     assert without_grid.covered_seconds(video) == video.duration
+
+
+def test_prepared_data_give_the_same_records(root, tmp_path):
+    folder = SpotFolder(root, labels=50)
+    prepared = PreparedDetection(prepare(folder, tmp_path / "prepared"))
+    for quirks in (AS_PUBLISHED, FIXED):
+        read, again = (SemiSupervised(store, steps=100, labels=50, quirks=quirks) for store in (folder, prepared))
+        assert read.evaluated(filtered=True) == again.evaluated(filtered=True)
+        for part in PARTS:
+            sources = read.source(part), again.source(part)
+            assert sources[0].videos == sources[1].videos
+            for one, two in zip(*sources, strict=True):
+                assert one.keys() == two.keys()
+                assert one["grid"] == two["grid"]
+                for name in ("features", "spans", "span_labels", "segments", "labels"):
+                    np.testing.assert_array_equal(one[name], two[name], err_msg=name)
