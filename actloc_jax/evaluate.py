@@ -56,6 +56,7 @@ def evaluate(
     workdir: epath.PathLike,
     *,
     checkpoint: epath.PathLike | None = None,
+    predictions: epath.PathLike | None = None,
     dataset: api.Dataset | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint on `config.data.test_split`; writes predictions, figures and a report into the workdir.
@@ -64,6 +65,8 @@ def evaluate(
         config: names the data and how to decode and score; the networks come from the checkpoint.
         workdir: where files go, and where the checkpoint is looked for.
         checkpoint: a model folder or another workdir.
+        predictions: a results file or folder of the task's format, to evaluate instead of a checkpoint; no features
+            are needed then.
         dataset: given by the training loop, which has checked it.
 
     Returns:
@@ -75,7 +78,9 @@ def evaluate(
     """
     workdir = epath.Path(workdir)
     system = systems.of(config)
-    folder = checkpoints.find_model(checkpoint or workdir)
+    if predictions is not None:
+        return _evaluate_predictions(system, config, epath.Path(predictions), workdir)
+    folder = checkpoints.find_model(checkpoint or workdir, config.get("stages", ()))
     model, meta = checkpoints.load_model(folder)
     workdirs.check_system(meta, config.system, folder)
     if dataset is None:
@@ -91,6 +96,35 @@ def evaluate(
     evaluator = Evaluator(system, predictor, dataset, config)
     results = evaluator.predict(model, config.data.test_split)
     metrics = evaluator.score(results, config.data.test_split)
+    if jax.process_index() == 0:
+        references = {**workdirs.paper_numbers(config), "chance": dataset.chance(config.data.test_split)}
+        _publish(system, config, dataset, results, metrics, references, workdir)
+    return metrics
+
+
+def _evaluate_predictions(
+    system: api.System, config: ConfigDict, path: epath.Path, workdir: epath.Path
+) -> dict[str, dict[str, float]]:
+    """`evaluate` of results that were predicted before, here or elsewhere."""
+    workdirs.prepare(workdir, config)
+    with sharding.first_process_first():  # the demo's data are generated into the workdir
+        dataset = system.dataset(config, workdir)
+    truth, task = dataset.truth(config.data.test_split), RESULTS[system.task]
+    found = task.read(path, dataset.class_names)
+    rows = [row for row in found if row.video in truth]
+    if not rows:
+        raise ValueError(
+            f"{path} has results of {len(found)} videos, none of which is among the {len(truth)} of the split "
+            f"{config.data.test_split!r}; they are of another data set or split."
+        )
+    missing = sorted(truth.keys() - {row.video for row in rows})
+    if len(rows) < len(found) or missing:
+        log.warning(
+            "%s: %d results of other videos are left out; %d of %d videos have none%s",
+            path, len(found) - len(rows), len(missing), len(truth), f", e.g. {missing[0]}" if missing else "",
+        )  # fmt: skip
+    results = {path.name.split(".")[0]: rows}
+    metrics = {name: task.score(rows, truth, dataset.class_names, config.eval) for name, rows in results.items()}
     if jax.process_index() == 0:
         references = {**workdirs.paper_numbers(config), "chance": dataset.chance(config.data.test_split)}
         _publish(system, config, dataset, results, metrics, references, workdir)

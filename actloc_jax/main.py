@@ -3,6 +3,7 @@
   train    (default)  python -m actloc_jax.main --config=configs/tst_gtea.py --workdir=runs/gtea
   evaluate            python -m actloc_jax.main --config=configs/tst_gtea.py --workdir=runs/gtea --mode=evaluate
   predict             python -m actloc_jax.main --mode=predict --checkpoint=runs/gtea --inputs=features/ --workdir=out
+                      (or, of given results, --predictions=detections.json)
   inspect             python -m actloc_jax.main --config=configs/tst_gtea.py --mode=inspect
 
 A config takes arguments after a colon, separated by commas: `:split=2`, `:split=all` (every split, then their mean),
@@ -28,6 +29,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (also gs://);
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "predict", "inspect"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Model to evaluate or to predict with: a converted folder or a workdir; default: --workdir."
+)
+_PREDICTIONS = flags.DEFINE_string(
+    "predictions", None, "evaluate: a file of detections or a folder of frame labels, instead of a model."
 )
 _INPUTS = flags.DEFINE_list("inputs", [], "predict: files or folders, separated by commas.")
 _SWEEP = flags.DEFINE_string(
@@ -109,7 +113,9 @@ def _run() -> int:
     def run(config: Any, workdir: epath.Path) -> dict[str, dict[str, float]]:
         if _MODE.value == "train":
             return splits.each(config, workdir, train.train)
-        return splits.each(config, workdir, lambda c, w: evaluate(c, w, checkpoint=_CHECKPOINT.value))
+        return splits.each(
+            config, workdir, lambda c, w: evaluate(c, w, checkpoint=_CHECKPOINT.value, predictions=_PREDICTIONS.value)
+        )
 
     if _SWEEP.value:
         sweep.each(config, workdir, _SWEEP.value, run)

@@ -19,7 +19,7 @@ from actloc_jax.plotting.confusion import contingency
 from actloc_jax.plotting.curves import training_curves
 from actloc_jax.plotting.report import VideoReport, html_report
 from actloc_jax.plotting.timeline import Row, label_runs, timeline
-from actloc_jax.results.files import save_figure, write_frame_labels, write_text
+from actloc_jax.results.files import read_frame_labels, save_figure, write_frame_labels, write_text
 from actloc_jax.results.types import FrameLabels, embedded_frames
 from actloc_jax.training.logging import read_metrics
 
@@ -49,6 +49,12 @@ def score(
 def write(results: Sequence[FrameLabels], class_names: Sequence[str], folder: epath.Path) -> None:
     """One file per video as MS-TCN writes them, with names such as `cluster_03`; `class_names` are not used."""
     write_frame_labels(results, cluster_names(_count(results)), folder)
+
+
+def read(path: epath.Path, class_names: Sequence[str]) -> list[FrameLabels]:
+    """Reads a folder that `write` wrote; clusters are numbered in the order of their names."""
+    del class_names
+    return read_frame_labels(path)
 
 
 def cluster_names(count: int) -> list[str]:

@@ -76,6 +76,16 @@ def write(results: Sequence[ScoredSegments], class_names: Sequence[str], folder:
     proposals.write_proposals(folder / FILE_NAME, videos, class_names, extra=extra)
 
 
+def read(path: epath.Path, class_names: Sequence[str]) -> list[ScoredSegments]:
+    """Reads a file that `write` wrote, or another in ActivityNet's format (`.json` or `.json.gz`).
+
+    Raises:
+        FileNotFoundError, ValueError: as `proposals.read_proposals`.
+    """
+    found = proposals.read_proposals(path, class_names).videos
+    return [ScoredSegments(video, rows.segments, rows.labels, rows.scores) for video, rows in found.items()]
+
+
 def timelines(
     results: Results,
     class_names: Sequence[str],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
@@ -18,6 +19,38 @@ def write_frame_labels(results: Sequence[FrameLabels], names: Sequence[str], fol
     for result in results:
         words = " ".join(names[label] for label in result.labels)
         write_text(folder / result.video, f"{HEADER}\n{words}")
+
+
+def read_frame_labels(folder: epath.Path, names: Sequence[str] | None = None) -> list[FrameLabels]:
+    """Reads what `write_frame_labels` wrote, or others in the same format.
+
+    Args:
+        folder: one file per video.
+        names: by class index; None: those in the files, sorted.
+
+    Raises:
+        FileNotFoundError: no such folder, or no files in it.
+        ValueError: a file of another format, or a name that is not among `names`.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; expected one with a file of frame labels per video.")
+    words = {}
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        lines = path.read_text().splitlines()
+        if len(lines) != 2 or lines[0] != HEADER:
+            raise ValueError(
+                f"{path} has {len(lines)} lines; expected {HEADER!r} and a line with the names of all frames."
+            )
+        words[path.name] = lines[1].split()
+    if not words:
+        raise FileNotFoundError(f"{folder} is empty; expected a file of frame labels per video.")
+    names = sorted({name for line in words.values() for name in line}) if names is None else names
+    index = {name: number for number, name in enumerate(names)}
+    unknown = {name: video for video, line in words.items() for name in line if name not in index}
+    if unknown:
+        name, video = next(iter(unknown.items()))
+        raise ValueError(f"{folder / video}: label {name!r} is not among the {len(names)} classes of the data set.")
+    return [FrameLabels(video, np.array([index[name] for name in line], np.int32)) for video, line in words.items()]
 
 
 def write_text(path: epath.Path, text: str) -> None:

@@ -14,7 +14,7 @@ from actloc_jax.plotting.confusion import confusion
 from actloc_jax.plotting.curves import training_curves
 from actloc_jax.plotting.report import VideoReport, html_report
 from actloc_jax.plotting.timeline import Row, timeline
-from actloc_jax.results.files import save_figure, write_frame_labels, write_text
+from actloc_jax.results.files import read_frame_labels, save_figure, write_frame_labels, write_text
 from actloc_jax.results.types import FrameLabels
 from actloc_jax.training.logging import read_metrics
 
@@ -46,6 +46,11 @@ def score(
 def write(results: Sequence[FrameLabels], class_names: Sequence[str], folder: epath.Path) -> None:
     """One file per video as MS-TCN and TST write them: a header line, then all class names in one line."""
     write_frame_labels(results, class_names, folder)
+
+
+def read(path: epath.Path, class_names: Sequence[str]) -> list[FrameLabels]:
+    """Reads a folder that `write` wrote. Raises FileNotFoundError, ValueError as `read_frame_labels`."""
+    return read_frame_labels(path, class_names)
 
 
 def timelines(
