@@ -13,6 +13,7 @@ import pytest
 from actloc_jax.data.rescaled import FIXED
 from actloc_jax.data.semi_supervised import SemiSupervised
 from actloc_jax.data.spot_files import SpotFolder, read_video_scores
+from tests.parity import harness
 
 BESIDE = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 ROOT = pathlib.Path(os.environ.get("ACTLOC_DATA", BESIDE)) / "activitynet"
@@ -54,3 +55,10 @@ def test_scores_of_whole_videos():
     assert len(scores) == 4926
     right = sum(scores[video.video].label in video.labels for video in videos)
     assert 100 * right / len(videos) == pytest.approx(88.58, abs=0.005)
+
+
+@pytest.mark.parametrize("case", harness.cases("spot", "map_real"), ids=lambda case: case.meta["case"])
+def test_the_published_protocol_counts_the_videos_of_the_original(case):
+    data = SemiSupervised(SpotFolder(ROOT), steps=100, labels=100)
+    expected = {video.removeprefix("v_") for video in case.arrays["filtered_videos"].tolist()}
+    assert {video.removeprefix("v_") for video in data.evaluated(filtered=True, need_features=False)} == expected
