@@ -35,10 +35,10 @@ class Interrupted(Exception):
 
 
 def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, dict[str, float]]:
-    """Trains every stage of `config` in `workdir`, then evaluates the last one on the test split.
+    """Trains every stage of `config` in `workdir`, then evaluates the last one that trains on the test split.
 
     Returns:
-        metrics by source (the system's own answer first), as `evaluate.evaluate` gives them.
+        metrics by source (the system's own answer first), as `evaluate.evaluate` gives them; none without such a stage.
 
     Raises:
         ValueError, FileNotFoundError: the config or the data cannot be used; said before the first step.
@@ -67,7 +67,11 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, dict[str, fl
                     log.info("%s: nothing left to do", stage.name)
                 else:
                     stage.run()
-            return evaluate.evaluate(config, workdir, dataset=dataset)
+            trained = [stage.name for stage in stages if isinstance(stage, api.TrainStage)]
+            if not trained:
+                return {}
+            last = workdir / "checkpoints" / trained[-1] / "best"
+            return evaluate.evaluate(config, workdir, checkpoint=last, dataset=dataset)
 
 
 def _wandb_options(config: ConfigDict) -> dict[str, str] | None:

@@ -43,6 +43,25 @@ def tiny_asot(name: str = "asot_50salads", **changes: Any) -> ConfigDict:
     return _changed(config, changes)
 
 
+def tiny_fustal(name: str = "fustal_thumos", **changes: Any) -> ConfigDict:
+    """`configs/<name>.py:demo` of the system FuSTAL shrunk to a few steps of tiny networks; changes as above."""
+    config = importlib.import_module(f"configs.{name}").get_config("demo")
+    if name == "fustal_thumos":
+        config.network.generator.width = 16
+        config.generator.update({"steps": 12, "evaluate_every": 6, "snippets": 80})
+    student = config.network.student
+    student.update({"width": 16, "neck_width": 16, "head_width": 16, "stem_blocks": 1, "branch_blocks": 1})
+    student.update({"head_layers": 2, "max_length": 128})
+    if student.block == "sgp":
+        student.update({"sgp_hidden": 16, "bins": 8})
+    config.student.update({"epochs": 3, "warmup_epochs": 1, "ranges": ((0, 12), (12, 10000))})
+    config.student.update({"evaluate_from": 0, "evaluate_every": 2, "distil_labels": 32, "distil_candidates": 64})
+    config.decode.update({"per_level": 50, "max_detections": 100})
+    config.data.max_buckets = 1
+    config.eval.timelines = 1
+    return _changed(config, changes)
+
+
 def _changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     for field, value in changes.items():
         group, _, rest = field.partition("__")

@@ -8,6 +8,7 @@ renamed, so that a killed run leaves the last complete one.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -169,8 +170,12 @@ def _newest(folder: epath.Path) -> epath.Path:
     return max((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
 
 
-def find_model(path: epath.PathLike) -> epath.Path:
+def find_model(path: epath.PathLike, stages: Sequence[str] = ()) -> epath.Path:
     """The model checkpoint that a user means by `path`: itself, or the last trained stage of a workdir.
+
+    Args:
+        path: a model folder or a workdir.
+        stages: where the workdir has some of them, the last of these is meant.
 
     Raises:
         FileNotFoundError: neither is there.
@@ -185,7 +190,14 @@ def find_model(path: epath.PathLike) -> epath.Path:
             f"{path} holds no model checkpoint and is no workdir with one in checkpoints/<stage>/best. Train first, "
             f"convert a published file (`python -m convert --help`), or correct --checkpoint."
         )
-    return max(candidates, key=lambda folder: load_meta(folder)["stage_index"])
+
+    def rank(folder: epath.Path) -> tuple[int, int, float]:
+        stage = folder.parent.name
+        asked = stages.index(stage) if stage in stages else -1
+        # Stages that were run one by one are each the first of their run: the newest is meant.
+        return asked, load_meta(folder)["stage_index"], (_newest(folder) / "meta" / "metadata").stat().mtime
+
+    return max(candidates, key=rank)
 
 
 def fitted(params: Any, expected: Any, folder: epath.PathLike, advice: str = "") -> Any:

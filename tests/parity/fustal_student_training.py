@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from actloc_jax.data.grid import Grid
 from actloc_jax.layers.functional import flatten
-from actloc_jax.systems.fustal import distillation, student_losses
+from actloc_jax.ops import nms
+from actloc_jax.systems.fustal import student_losses
+from actloc_jax.systems.fustal.decode import DecodeSettings, decode
+from actloc_jax.systems.fustal.distillation import DistillationSettings, OwnLabels, own_labels
 from actloc_jax.systems.fustal.points import assign, make_points
 from actloc_jax.training import ema, optimizers, state
 from actloc_jax.training.state import LossOutput
 from convert import fustal_tables
-from tests.parity.fustal_student import Selection, after_suppression, candidates, network_of, padded
+from tests.parity.fustal_student import network_of, padded
 from tests.parity.harness import Case, parity
 from tests.parity.params import state_of, student_params
 
@@ -37,7 +42,13 @@ class Videos:
         self.labels = [(arrays[f"b{i}_segments"], arrays[f"b{i}_labels"]) for i in range(number)]
         ranges = [tuple(each) for each in self.config["model"]["regression_range"]]
         self.points = make_points(self.features.shape[1], self.sizes.strides, ranges)
-        self.run = jax.jit(self.net)
+        test = self.config["test_cfg"]
+        self.decoding = DecodeSettings(test["pre_nms_thresh"], test["pre_nms_topk"], test["duration_thresh"])
+        rule = dataclasses.replace(nms.ACTIONFORMER_SOFT, min_score=test["min_score"], sigma=test["nms_sigma"])
+        self.distilling = DistillationSettings(self.sizes.num_classes, rule, labels=test["max_seg_num"])
+        meta = self.config.get("meta", {"fps": 30.0, "duration": 40.0, "feat_stride": 4, "feat_num_frames": 16})
+        self.end = Grid(meta["feat_stride"], meta["feat_num_frames"], meta["fps"]).to_grid(meta["duration"])
+        self.distil = jax.jit(self._distil)
 
     def of_step(self, step: int) -> list[int]:
         """The videos of a step: the batches follow one another and begin again."""
@@ -56,10 +67,10 @@ class Videos:
             "video_labels": self.video_labels[videos],
         }  # fmt: skip
 
-    def predict(self, average: Any, video: int, meta: dict[str, float]) -> Selection:
-        """What the average says of one video, in seconds."""
-        output = self.run(average, self.features[video][None], self.masks[video][None])
-        return after_suppression(candidates(output, self.points, self.config), self.config, meta)
+    def _distil(self, average: Any, features: jax.Array, mask: jax.Array) -> OwnLabels:
+        """What the average says of a batch; segments end with the whole video, as published."""
+        candidates = decode(self.net(average, features, mask), self.points, self.decoding)
+        return own_labels(candidates, jnp.full(len(mask), self.end, jnp.float32), self.distilling)
 
 
 def check_training(case: Case) -> None:
@@ -95,7 +106,7 @@ def check_training(case: Case) -> None:
         chosen = videos.of_step(number)
         labels = [videos.labels[video] for video in chosen]
         if "n_pseudo" in arrays:
-            labels = [_own_labels(case, videos, current.ema, number, row, video) for row, video in enumerate(chosen)]
+            labels = _own_labels(case, videos, current.ema, number, chosen)
         current, scalars = step(current, videos.batch(chosen, labels), jax.random.key(0))
         ours = [scalars[name] for name in ("class", "regression", "loss")]
         np.testing.assert_allclose(ours, arrays["losses"][number], rtol=1e-4, err_msg=f"step {number}")
@@ -106,18 +117,22 @@ def check_training(case: Case) -> None:
 
 
 def _own_labels(
-    case: Case, videos: Videos, average: Any, step: int, row: int, video: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the average says of one video, held against the golden's labels."""
-    meta = case.config.get("meta", {"fps": 30.0, "duration": 40.0, "feat_stride": 4, "feat_num_frames": 16})
-    grid = Grid(meta["feat_stride"], meta["feat_num_frames"], meta["fps"])
-    found = distillation.pseudo_labels(*videos.predict(average, video, meta), grid)
-    assert found is not None
-    assert len(found.labels) == case.arrays["n_pseudo"][step, row]
-    name = f"step{step}_video{row}_pseudo"
-    np.testing.assert_array_equal(found.labels, case.arrays[f"{name}_labels"], err_msg=name)
-    np.testing.assert_allclose(found.segments, case.arrays[f"{name}_segments"], rtol=2e-4, atol=2e-3, err_msg=name)
-    return found.segments, found.labels
+    case: Case, videos: Videos, average: Any, step: int, chosen: list[int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What the average says of the videos of a step, held against the golden's labels."""
+    own = jax.device_get(videos.distil(average, videos.features[chosen], videos.masks[chosen]))
+    assert own.found.all()
+    assert not own.lost.any()
+    labels = []
+    for row in range(len(chosen)):
+        given = own.labels[row] >= 0
+        segments, classes = own.segments[row, given], own.labels[row, given]
+        assert len(classes) == case.arrays["n_pseudo"][step, row]
+        name = f"step{step}_video{row}_pseudo"
+        np.testing.assert_array_equal(classes, case.arrays[f"{name}_labels"], err_msg=name)
+        np.testing.assert_allclose(segments, case.arrays[f"{name}_segments"], rtol=2e-4, atol=2e-3, err_msg=name)
+        labels.append((segments, classes))
+    return labels
 
 
 def _check_parameters(case: Case, current: state.TrainState) -> None:

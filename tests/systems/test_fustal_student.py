@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 
 from actloc_jax.backbones.detector import DetectorOutput
-from actloc_jax.data.grid import thumos14_i3d
 from actloc_jax.ops.boundary_bins import expected_distances
 from actloc_jax.systems.fustal import student_losses
 from actloc_jax.systems.fustal.decode import DecodeSettings, decode
-from actloc_jax.systems.fustal.distillation import pseudo_labels
 from actloc_jax.systems.fustal.points import Targets, assign, make_points
 from actloc_jax.systems.fustal.student_losses import DetectionLossSettings, detection_loss, student_video_loss
 
@@ -167,15 +165,3 @@ def test_decoding_keeps_the_best_of_every_level(trident: bool) -> None:
     none = decode(output, POINTS, DecodeSettings(min_score=1.0))
     assert not np.asarray(none.valid).any()
     assert not np.asarray(decode(output, POINTS, DecodeSettings(min_length=1e9)).valid).any()
-
-
-def test_labels_of_its_own_are_confident_or_the_best_one() -> None:
-    grid = thumos14_i3d(30.0)
-    segments = np.asarray([[0.1, 2.0], [1.0, 3.0], [4.0, 5.0]], np.float32)
-    labels = np.asarray([2, 0, 1])
-    found = pseudo_labels(segments, np.asarray([0.9, 0.3, 0.41]), labels, grid)
-    np.testing.assert_array_equal(found.labels, [2, 1])
-    np.testing.assert_allclose(found.segments, [[0, 13], [28, 35.5]], rtol=1e-6)  # (0.1 * 30 - 8) / 4 < 0
-    best = pseudo_labels(segments, np.asarray([0.1, 0.3, 0.2]), labels, grid)
-    np.testing.assert_array_equal(best.labels, [0])
-    assert pseudo_labels(segments[:0], np.zeros(0), labels[:0], grid) is None

@@ -85,7 +85,7 @@ def own_labels(candidates: Candidates, end: jax.Array, settings: DistillationSet
     return OwnLabels(
         jnp.where(present[:, :, None], limits, 0),
         jnp.where(present, labels, NO_LABEL).astype(jnp.int32),
-        best[:, 0] > 0,
+        present.any(axis=1),
         lost.astype(jnp.int32),
     )
 
@@ -96,8 +96,7 @@ def _suppressed(segments: jax.Array, scores: jax.Array, settings: DistillationSe
         return scores
     rule = dataclasses.replace(settings.rule, max_per_class=None, max_total=None)
     if rule.decay != "hard":
-        rule = dataclasses.replace(rule, min_score=settings.min_score)
-    picks = min(settings.labels, scores.shape[2])
-    found = device_nms.suppress(segments, scores, scores > 0, rule, picks)
+        rule = dataclasses.replace(rule, min_score=max(settings.min_score, rule.min_score or 0))
+    found = device_nms.suppress(segments, scores, scores > 0, rule, picks=scores.shape[2])
     batch, classes = jnp.arange(scores.shape[0])[:, None, None], jnp.arange(scores.shape[1])[:, None]
     return jnp.zeros_like(scores).at[batch, classes, found.index].max(jnp.where(found.valid, found.scores, 0))

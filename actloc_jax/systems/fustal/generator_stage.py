@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -174,7 +175,7 @@ def proposals_file(workdir: epath.Path) -> epath.Path:
 def proposals_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> JobStage:
     """Writes proposals of all training videos, in the format of FuSTAL's published file.
 
-    They are made again when the generator has been trained further since.
+    They are made again when the generator has been trained further since, or the settings are others.
     """
     path = proposals_file(workdir)
 
@@ -190,7 +191,14 @@ def proposals_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -
 
     def facts() -> dict[str, Any]:
         meta = checkpoints.load_meta(folder())
-        return {"generator": str(folder()), "step": meta["step"], "split": config.data.train_split}
+        return {
+            "generator": str(folder()),
+            "step": meta["step"],
+            "split": config.data.train_split,
+            "snippets": config.generator.snippets,
+            "settings": json.loads(config.proposals.to_json()),
+            "quirks": config.quirks.to_dict(),
+        }
 
     def done() -> bool:
         return path.exists() and proposals.read_extra(path, "made_with") == facts()

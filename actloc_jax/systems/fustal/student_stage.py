@@ -62,10 +62,11 @@ def student_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> 
     rate = _schedule(config, steps_per_epoch)
     tx = optax.chain(optimizers.clip_by_norm(options.clip_norm), optimizers.decay_kernels(rate, options.weight_decay))
     objective = Objective(config, net, sizes, source, steps_per_epoch)
+    stops = config.quirks.empty_prediction_ends_distillation and options.distil_from >= 0
 
     def scratch(key: jax.Array) -> TrainState:
         extra = {"normaliser": student_losses.initial_normaliser(options.initial_normaliser)}
-        if config.quirks.empty_prediction_ends_distillation:
+        if stops:
             extra["epoch_without"] = jnp.asarray(NEVER, jnp.int32)
         return state.create(net.init(key), tx, extra=extra, ema=True)
 
@@ -76,9 +77,7 @@ def student_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> 
         scratch=scratch,
         warm_start=warm_start.from_checkpoint(options.checkpoint),
         batches=lambda: iter(training_batches(config, dataset, workdir)),
-        train_step=state.gradient_step(
-            objective.loss, tx, ema_decay=options.ema_decay, skippable=config.quirks.empty_prediction_ends_distillation
-        ),
+        train_step=state.gradient_step(objective.loss, tx, ema_decay=options.ema_decay, skippable=stops),
         predictor=student_predictor(config, net, sizes),
         evaluate_at=_evaluate_at(options),
         select=config.eval.select,

@@ -21,14 +21,7 @@ STAGES = {
 
 
 def make_stages(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Sequence[Stage]:
-    """The stages that `config.stages` names, in that order.
-
-    Raises:
-        ValueError: there is no stage of that name.
-    """
-    unknown = [name for name in config.stages if name not in STAGES]
-    if unknown:
-        raise ValueError(f"config.stages names {', '.join(unknown)}; the stages of FuSTAL are {', '.join(STAGES)}.")
+    """The stages that `config.stages` names, in that order; `videos.open_dataset` has checked the names."""
     return [STAGES[name](config, dataset.seen_by(videos.VIEW_OF_STAGE[name]), workdir) for name in config.stages]
 
 
