@@ -42,8 +42,17 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
     """
     if config.data.source not in SOURCES:
         raise ValueError(f"config.data.source={config.data.source!r} is unknown; use {', '.join(SOURCES)}.")
+    unknown = [stage for stage in config.stages if stage not in VIEW_OF_STAGE]
+    if unknown or not config.stages:
+        raise ValueError(f"config.stages={tuple(config.stages)} is unknown; use some of {', '.join(VIEW_OF_STAGE)}.")
     names = dict.fromkeys(VIEW_OF_STAGE[stage] for stage in config.stages)
-    views = {name: _open_view(config, name, workdir) for name in names if name in config.data}
+    missing = [name for name in names if name not in config.data]
+    if missing:
+        raise ValueError(
+            f"config.stages={tuple(config.stages)} read the features config.data.{missing[0]}, which this config does "
+            "not have; use configs/fustal_thumos.py, or the stage student alone."
+        )
+    views = {name: _open_view(config, name, workdir) for name in names}
     *others, own = views
     classes = {name: view.class_names for name, view in views.items()}
     if len(set(classes.values())) > 1:
