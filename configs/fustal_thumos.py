@@ -97,8 +97,9 @@ def demo(config: ConfigDict) -> ConfigDict:
     common_detection.demo_detector(config.network.student)
     config.generator.update({"steps": 300, "batch_size": 10, "snippets": 320, "learning_rate": 1e-3})
     config.generator.evaluate_every = 150
-    config.student.update({"epochs": 60, "distil_from": 45, "learning_rate": 5e-4, "ema_decay": 0.99})
+    config.filter.min_score = 0.6
+    config.student.update({"epochs": 32, "distil_from": 24, "learning_rate": 1e-3, "ema_decay": 0.99})
     config.student.update({"ranges": common_detection.THUMOS14_RANGES[:3] + ((16, 10000),), "batch_size": 6})
-    config.student.update({"evaluate_from": 29, "evaluate_every": 30})
+    config.student.update({"evaluate_from": 15, "evaluate_every": 8})
     config.decode.batch_size = 8
     return config

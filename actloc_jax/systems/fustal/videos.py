@@ -29,6 +29,9 @@ from actloc_jax.systems.api import Dataset
 SOURCES = ("folder", "prepared", "synthetic")
 GENERATOR, STUDENT = "generator", "student"
 VIEW_OF_STAGE = {"generator": GENERATOR, "proposals": GENERATOR, "filter": STUDENT, "student": STUDENT}
+DEMO = synthetic_detection.Settings(train_videos=60, min_steps=120, max_steps=300, noise=0.5)
+"""So noisy that single snippets mislead the generator, and the student, which sees more of a video, does better."""
+
 UNLABELLED_FPS = 30.0  # of THUMOS14; where nobody says what a video's own rate is
 
 
@@ -111,7 +114,7 @@ def open_folder(config: ConfigDict, name: str, workdir: epath.Path) -> Detection
     data, view = config.data, config.data[name]
     root = view.root
     if data.source == "synthetic":
-        root = synthetic_detection.write_folder(workdir / "demo_data", synthetic_detection.Settings())
+        root = synthetic_detection.write_folder(workdir / "demo_data", DEMO)
     subsets = {"train": tuple(view.train_subsets), "test": tuple(view.test_subsets)}
     lists = {"train": view.train_list, "test": view.test_list}
     return DetectionFolder(
