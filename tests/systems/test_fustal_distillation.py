@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from actloc_jax.data.grid import thumos14_i3d
 from actloc_jax.ops import nms
+from actloc_jax.systems.api import Dataset
 from actloc_jax.systems.fustal import settings, videos
 from actloc_jax.systems.fustal.decode import Candidates
 from actloc_jax.systems.fustal.distillation import DistillationSettings, own_labels
@@ -29,7 +30,7 @@ CLASSES, NUMBER, END = 3, 60, 90.0
 RULES = {
     "soft": nms.ACTIONFORMER_SOFT,
     "strict": dataclasses.replace(nms.ACTIONFORMER_SOFT, min_score=0.7),  # its limit is above the score of labels
-    "hard": dataclasses.replace(nms.ACTIONFORMER_HARD, threshold=0.3),
+    "hard": dataclasses.replace(nms.ACTIONFORMER_HARD, threshold=0.3, above=0.5),  # may leave nothing
     "none": None,
 }
 
@@ -74,23 +75,15 @@ def test_own_labels_are_the_confident_detections_or_the_best(rule: str, seed: in
     own = on_device(of_batch(found, found._replace(valid=np.zeros(NUMBER, bool))), jnp.full(2, END), distilling)
     segments, labels = reference(found, RULES[rule], distilling.min_score)
     count = len(labels)
-    assert count >= 1
+    assert count >= 1 or (rule, best) == ("hard", 0.3)
     np.testing.assert_array_equal(own.labels[0, :count], labels)
     np.testing.assert_array_equal(own.labels[0, count:], -1)
     np.testing.assert_allclose(own.segments[0, :count], segments, atol=1e-3)
     assert (np.asarray(own.segments) >= 0).all()
     assert (np.asarray(own.segments) <= END).all()
-    assert own.found.tolist() == [True, False]
+    assert own.found.tolist() == [count > 0, False]
     assert (np.asarray(own.labels[1]) == -1).all()
     assert own.lost.tolist() == [0, 0]
-
-
-def test_a_video_whose_candidates_are_all_removed_has_no_prediction() -> None:
-    found = random_candidates(3, 0.95)
-    rule = dataclasses.replace(nms.ACTIONFORMER_HARD, above=0.99)
-    assert len(reference(found, rule, 0.4)[1]) == 0
-    own = on_device(of_batch(found), jnp.full(1, END), DistillationSettings(CLASSES, rule))
-    assert own.found.tolist() == [False]
 
 
 def test_what_there_is_no_room_for_is_counted() -> None:
@@ -121,11 +114,14 @@ STEPS_PER_EPOCH = 3
 GIVEN = 3  # labels of each video of a batch; an untrained average gives one, its best
 
 
-def tiny(**quirks: bool) -> ConfigDict:
-    config = tiny_fustal(student__distil_from=0, student__batch_size=30 // STEPS_PER_EPOCH, student__warmup_epochs=0)
+def tiny(folder: pathlib.Path, **quirks: bool) -> tuple[ConfigDict, Dataset]:
+    """A config that distils from the start, with epochs of `STEPS_PER_EPOCH`, and its videos."""
+    config = tiny_fustal(student__distil_from=0, student__warmup_epochs=0)
     config.quirks.update(quirks)
     config.network.student.max_length = 32
-    return config
+    dataset = videos.open_dataset(config, epath.Path(folder))
+    config.student.batch_size = len(dataset.source("train")) // STEPS_PER_EPOCH
+    return config, dataset
 
 
 def batch(rows: int) -> dict[str, np.ndarray]:
@@ -149,8 +145,7 @@ def same(before: Any, after: Any) -> bool:
 
 
 def test_a_video_without_prediction_keeps_the_given_labels(tmp_path: pathlib.Path) -> None:
-    config = tiny()
-    dataset = videos.open_dataset(config, epath.Path(tmp_path))
+    config, dataset = tiny(tmp_path)
     sizes = settings.detector_sizes(config, 5)
     net = settings.detector_network(config, sizes)
     objective = Objective(config, net, sizes, dataset.source("train"), STEPS_PER_EPOCH)
@@ -165,8 +160,7 @@ def test_a_video_without_prediction_keeps_the_given_labels(tmp_path: pathlib.Pat
 def test_as_published_a_video_without_prediction_ends_distillation_until_the_next_epoch(
     tmp_path: pathlib.Path,
 ) -> None:
-    config = tiny(empty_prediction_ends_distillation=True)
-    stage = student_stage(config, videos.open_dataset(config, epath.Path(tmp_path)), epath.Path(tmp_path))
+    stage = student_stage(*tiny(tmp_path, empty_prediction_ends_distillation=True), epath.Path(tmp_path))
     step = jax.jit(functools.partial(stage.train_step, key=jax.random.key(0)))
     state, _ = step(stage.scratch(jax.random.key(1)), batch(rows=32))  # a step at rate 0
     assert (int(state.step), int(state.extra["epoch_without"])) == (1, -1)
