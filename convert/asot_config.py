@@ -103,14 +103,16 @@ def _refuse_others(state: Mapping[str, np.ndarray], source: epath.Path) -> None:
         return
     listing = ", ".join(sorted(state)[:4])
     for key in state:
-        if found := re.fullmatch(r"(.+\.)mlp\.\d+\.(?:0\.)?(?:weight|bias)", key):
+        found = re.fullmatch(r"(.+\.)mlp\.\d+\.(?:0\.)?(?:weight|bias)", key)
+        if found and f"{found[1]}clusters" in state:
             raise ValueError(
                 f"{source}: its keys stand below {found[1]!r} ({listing}, ...); expected mlp.0.0.weight, ..., "
                 "clusters. Save the model itself, not the module around it"
             )
     raise ValueError(
         f"{source} holds no ASOT model: expected the keys mlp.0.0.weight, mlp.0.0.bias, ..., clusters; its keys begin "
-        f"{listing}. For TST, DiffAct and ASFormer use: python -m convert tst"
+        f"{listing}. For TST, DiffAct and ASFormer use: python -m convert tst; for FuSTAL, TriDet and ActionFormer: "
+        "python -m convert fustal"
     )
 
 

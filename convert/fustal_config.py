@@ -82,7 +82,7 @@ def family_of(keys: Sequence[str], source: epath.Path) -> Family:
             return family
     if any(key.startswith(OPENTAD) for key in keys):
         raise ValueError(
-            f"{source} has the layout of OpenTAD ({', '.join(OPENTAD)}...), which is not read; expected that of the "
+            f"{source} has the layout of OpenTAD ({', '.join(OPENTAD)}), which is not read; expected that of the "
             "original repositories (backbone., neck., cls_head., reg_head.)"
         )
     raise ValueError(
@@ -122,7 +122,7 @@ def sizes_of(family: Family, shapes: Shapes) -> dict[str, Any]:
         "block": family.block,
         "width": _size(shapes, "backbone.embd.0.conv.weight", 0),
         "neck_width": _size(shapes, "neck.fpn_norms.0.weight", 1),
-        "head_width": _size(shapes, "cls_head.head.0.conv.weight", 0),
+        "head_width": _size(shapes, "cls_head.cls_head.conv.weight", 1),
         "embedding_layers": _count(shapes, r"backbone\.embd\.(\d+)\."),
         "stem_blocks": _count(shapes, r"backbone\.stem\.(\d+)\."),
         "branch_blocks": _count(shapes, r"backbone\.branch\.(\d+)\."),

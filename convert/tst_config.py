@@ -80,7 +80,8 @@ def family_of(state: Mapping[str, Any], source: epath.Path) -> Family:
     known = "; ".join(f"{family.name} ({family.mark}...)" for family in FAMILIES)
     raise ValueError(
         f"{source} is of no known family; its keys begin {sorted(state)[:4]}. Known: {known}. "
-        "For ASOT (mlp..., clusters) use: python -m convert asot"
+        "For ASOT (mlp..., clusters) use: python -m convert asot; for FuSTAL, TriDet and ActionFormer "
+        "(aness_module..., backbone.embd...): python -m convert fustal"
     )
 
 

@@ -124,7 +124,7 @@ def state_dict_file(path: pathlib.Path, state: dict[str, np.ndarray], wrap: Any 
     kinds = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "int64": "LongStorage"}
     entries, storages = collections.OrderedDict(), {}
     for number, (key, array) in enumerate(state.items()):
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         strides = tuple(step // array.itemsize for step in array.strides)
         storage = Storage(f"torch.{kinds[array.dtype.name]}", str(number), array.size)
         entries[key] = tensor(storage, array.shape, strides)

@@ -99,10 +99,12 @@ def detector_sizes(config: ConfigDict, num_classes: int) -> DetectorSizes:
     if unknown:
         raise ValueError(f"config.network.student has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     sizes = DetectorSizes(input_dim=config.data.student.feature_dim, num_classes=num_classes, **fields)
-    if sizes.max_length % sizes.length_multiple:
+    # TriDet pads longer videos to whole windows as well, but its own length need not be a number of windows.
+    multiple = sizes.length_multiple if sizes.block == "transformer" else sizes.strides[-1]
+    if sizes.max_length % multiple:
         raise ValueError(
-            f"config.network.student.max_length={sizes.max_length} must be a multiple of {sizes.length_multiple}, the "
-            "steps of the coarsest level with its window."
+            f"config.network.student.max_length={sizes.max_length} must be a multiple of {multiple}, the steps of the "
+            "coarsest level, times its window where that is of attention."
         )
     if len(config.student.ranges) != sizes.levels:
         raise ValueError(
