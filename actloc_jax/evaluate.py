@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -37,12 +38,18 @@ class Evaluator:
         return self.score(self.predict(model, split), split)
 
     def score(self, results: dict[str, list[Result]], split: str) -> dict[str, dict[str, float]]:
-        """Metrics by source, of given results."""
+        """Metrics by source, of given results; then those of the data set's other evaluations of the first source."""
         truth = self._dataset.truth(split)
-        return {
-            source: self._results.score(rows, truth, self._dataset.class_names, self._config.eval)
-            for source, rows in results.items()
-        }
+        metrics = {source: self._score(rows, truth) for source, rows in results.items()}
+        source, own = next(iter(results.items()))
+        for name, other in self._dataset.also_scored(split).items():
+            metrics[f"{source}, {name}"] = self._score(own, other)
+        return metrics
+
+    def _score(self, rows: Sequence[Result], truth: dict[str, Any]) -> dict[str, float]:
+        """Metrics of the results of the videos that have ground truth."""
+        known = [row for row in rows if row.video in truth]
+        return self._results.score(known, truth, self._dataset.class_names, self._config.eval)
 
     def rehearse(self, model: Any) -> dict[str, dict[str, float]]:
         """Predicts and scores one batch, so that a broken evaluation is found before the training and not after."""
@@ -58,6 +65,7 @@ def evaluate(
     checkpoint: epath.PathLike | None = None,
     predictions: epath.PathLike | None = None,
     dataset: api.Dataset | None = None,
+    earlier: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint on `config.data.test_split`; writes predictions, figures and a report into the workdir.
 
@@ -68,6 +76,7 @@ def evaluate(
         predictions: a results file or folder of the task's format, to evaluate instead of a checkpoint; no features
             are needed then.
         dataset: given by the training loop, which has checked it.
+        earlier: scores of earlier stages, given by the training loop, for the table.
 
     Returns:
         metrics by source, the system's own answer first.
@@ -98,6 +107,7 @@ def evaluate(
     metrics = evaluator.score(results, config.data.test_split)
     if jax.process_index() == 0:
         references = {**workdirs.paper_numbers(config), "chance": dataset.chance(config.data.test_split)}
+        references = {**(earlier or {}), **references}
         _publish(system, config, dataset, results, metrics, references, workdir)
     return metrics
 
@@ -146,9 +156,10 @@ def _publish(
     task.write(results[source], dataset.class_names, workdir / "predictions")
     log.info("predictions of %d videos: %s", len(results[source]), workdir / "predictions")
     workdirs.write_json(workdir / "evaluation.json", {"metrics": metrics, **references})
+    truth = dataset.truth(config.data.test_split)
     report = task.report(
-        results,
-        dataset.truth(config.data.test_split),
+        {name: [row for row in rows if row.video in truth] for name, rows in results.items()},
+        truth,
         dataset.class_names,
         metrics,
         references,

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,11 +24,13 @@ from actloc_jax import evaluate, systems, workdirs
 from actloc_jax.layers import functional
 from actloc_jax.systems import api
 from actloc_jax.training import checkpoints, sharding
-from actloc_jax.training.logging import MetricWriter, log_to_file
+from actloc_jax.training.logging import MetricWriter, log_to_file, read_metrics
 from actloc_jax.training.progress import Progress
 from actloc_jax.training.state import Gradients, TrainStep, without
 
 log = logging.getLogger(__name__)
+
+_LOGGED_IN_TRAINING = ("train/", "learning_rate/")
 
 
 class Interrupted(Exception):
@@ -71,7 +74,19 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, dict[str, fl
             if not trained:
                 return {}
             last = workdir / "checkpoints" / trained[-1] / "best"
-            return evaluate.evaluate(config, workdir, checkpoint=last, dataset=dataset)
+            earlier = _earlier_scores(workdir, trained[:-1])
+            return evaluate.evaluate(config, workdir, checkpoint=last, dataset=dataset, earlier=earlier)
+
+
+def _earlier_scores(workdir: epath.Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What the last evaluation in the training of each stage said, of its first source."""
+    scores = {}
+    for row in read_metrics(workdir):
+        found = [name.rpartition("/") for name in row if "/" in name and not name.startswith(_LOGGED_IN_TRAINING)]
+        if row["stage"] in names and found:
+            source = found[0][0]
+            scores[row["stage"]] = {metric: row[f"{source}/{metric}"] for other, _, metric in found if other == source}
+    return {f"after stage {name}": scores[name] for name in names if name in scores}
 
 
 def _wandb_options(config: ConfigDict) -> dict[str, str] | None:
@@ -130,6 +145,7 @@ def _train_stage(stage: api.TrainStage, index: int, run: _Run) -> None:
         if epoch_ended and (stage.evaluate_at(epoch) or step == total):
             metrics = evaluator.scores(stage.model(state), config.eval.selection_split)
             writer.write(step, _flat(metrics), stage=stage.name, epoch=epoch + 1)
+            log.info("%s after epoch %d:\n%s", stage.name, epoch + 1, evaluate.table(metrics))
             best.offer(stage.model(state), step, next(iter(metrics.values())))
         if stopped or step == total or step % config.train.checkpoint_steps == 0:
             runs.save(state, step=step, iterator_state=iterator.get_state(), meta=meta)

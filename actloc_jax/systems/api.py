@@ -55,6 +55,7 @@ class Dataset:
             "warning") and a message.
         frame_rate: annotation frames per second, for time axes.
         chance: `split name -> metrics of guessing`.
+        also_scored: `split name -> {name: ground truth}`, other evaluations of the same predictions, on other videos.
         views: stage -> the videos as this stage sees them, where that differs (other features of the same videos).
     """
 
@@ -64,6 +65,7 @@ class Dataset:
     problems: Callable[[str], Sequence[Any]]
     frame_rate: float
     chance: Callable[[str], dict[str, float]]
+    also_scored: Callable[[str], Mapping[str, dict[str, Any]]] = lambda split: {}
     views: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
 
     def seen_by(self, stage: str) -> Dataset:
