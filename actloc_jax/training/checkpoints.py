@@ -183,8 +183,8 @@ def find_model(path: epath.PathLike, stages: Sequence[str] = ()) -> epath.Path:
     path = epath.Path(path).resolve()
     if has_model(path):
         return path
-    stages = (path / "checkpoints").iterdir() if (path / "checkpoints").is_dir() else ()
-    candidates = [stage / "best" for stage in stages if has_model(stage / "best")]
+    trained = (path / "checkpoints").iterdir() if (path / "checkpoints").is_dir() else ()
+    candidates = [stage / "best" for stage in trained if has_model(stage / "best")]
     if not candidates:
         raise FileNotFoundError(
             f"{path} holds no model checkpoint and is no workdir with one in checkpoints/<stage>/best. Train first, "
