@@ -7,9 +7,10 @@ from ml_collections import ConfigDict
 from actloc_jax.systems.api import System
 from actloc_jax.systems.asot.system import SYSTEM as ASOT
 from actloc_jax.systems.fustal.system import SYSTEM as FUSTAL
+from actloc_jax.systems.spot.system import SYSTEM as SPOT
 from actloc_jax.systems.tst.system import SYSTEM as TST
 
-SYSTEMS: dict[str, System] = {"tst": TST, "asot": ASOT, "fustal": FUSTAL}
+SYSTEMS: dict[str, System] = {"tst": TST, "asot": ASOT, "fustal": FUSTAL, "spot": SPOT}
 
 
 def of(config: ConfigDict) -> System:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -20,6 +19,7 @@ from actloc_jax.data import feature_files, synthetic_detection
 from actloc_jax.data.annotations import VideoAnnotation
 from actloc_jax.data.detection import DetectionFolder
 from actloc_jax.data.detection_problems import find_problems
+from actloc_jax.data.feature_inputs import FeatureInputs
 from actloc_jax.data.grid import Grid, whole_video
 from actloc_jax.data.problems import Problem
 from actloc_jax.metrics.detection_matching import Instances
@@ -155,60 +155,6 @@ def _chance(config: ConfigDict, videos: Sequence[VideoAnnotation], truth: Mappin
     return results.chance(truth, durations, config.eval)
 
 
-class FeatureInputs:
-    """A user's own feature files as records without segments.
-
-    Attributes:
-        paths: the files, one per video, [time, channels].
-        lengths: rows of each.
-    """
-
-    def __init__(self, paths: Sequence[epath.Path], feature_dim: int, grid: Grid | None, fps: float) -> None:
-        self.paths, self._grid, self._fps = tuple(paths), grid, fps
-        self.lengths: list[int] = []
-        found = []
-        for path in self.paths:
-            try:
-                self.lengths.append(_rows(path, feature_dim))
-            except ValueError as error:
-                found.append(str(error))
-        if found:
-            raise ValueError("The inputs cannot be used:\n  " + "\n  ".join(found))
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def record(self, position: int, epoch: int = 0) -> dict[str, Any]:
-        """A record as `DetectionSource` gives it."""
-        del epoch
-        path = self.paths[position]
-        features = feature_files.read_features(path, "time_first").astype(np.float32)
-        grid = whole_video(float(len(features)), len(features)) if self._grid is None else self._grid.at(self._fps)
-        return {
-            "video": path.stem,
-            "index": position,
-            "features": features,
-            "segments": np.zeros([0, 2], np.float32),
-            "labels": np.zeros(0, np.int32),
-            "duration": grid.covered_seconds(len(features)),
-            "fps": grid.fps,
-            "grid": grid,
-        }
-
-    __getitem__ = record
-
-
-def _rows(path: epath.Path, feature_dim: int) -> int:
-    """Rows of a feature file that can be used. Raises ValueError otherwise."""
-    shape = feature_files.read_shape(path)
-    if len(shape) != 2 or shape[0] < 2:
-        raise ValueError(f"{path} has axes {list(shape)}; expected [time, channels] with at least two rows.")
-    if shape[1] != feature_dim:
-        raise ValueError(f"{path} has {shape[1]} channels; the checkpoint was trained on {feature_dim}.")
-    feature_files.require_finite(feature_files.read_features(path, "time_first"), path)
-    return shape[0]
-
-
 def open_inputs(config: ConfigDict, meta: dict[str, Any], paths: Sequence[str]) -> FeatureInputs:
     """The `.npy` files that `paths` name, to predict with a checkpoint.
 
@@ -217,5 +163,10 @@ def open_inputs(config: ConfigDict, meta: dict[str, Any], paths: Sequence[str]) 
         ValueError: files do not fit the checkpoint; all are named.
     """
     view = config.data[VIEW_OF_STAGE[meta["stage"]]]
+    recipe, fps = grid_of(view), config.decode.fps or UNLABELLED_FPS
+
+    def grid(rows: int) -> Grid:
+        return whole_video(float(rows), rows) if recipe is None else recipe.at(fps)
+
     files = feature_files.input_files(paths, ".npy")
-    return FeatureInputs(files, view.feature_dim, grid_of(view), config.decode.fps or UNLABELLED_FPS)
+    return FeatureInputs(files, feature_dim=view.feature_dim, grid=grid)
