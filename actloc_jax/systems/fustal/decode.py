@@ -24,11 +24,13 @@ class DecodeSettings:
         min_score: probability that a candidate must exceed.
         per_level: at most so many of each level.
         min_length: that a segment must exceed, in grid units.
+        boundaries_outside: whether a Trident head may see boundaries beyond the ends of the video, as published.
     """
 
     min_score: float = 0.001
     per_level: int = 2000
     min_length: float = 0.05
+    boundaries_outside: bool = True
 
 
 class Candidates(NamedTuple):
@@ -56,7 +58,9 @@ def decode(output: DetectorOutput, points: Points, settings: DecodeSettings) -> 
         settings: thresholds.
     """
     if output.starts:
-        distances = expected_distances(output.starts, output.ends, output.offsets)
+        distances = expected_distances(
+            output.starts, output.ends, output.offsets, None if settings.boundaries_outside else output.masks
+        )
     else:
         distances = jnp.concatenate(output.offsets, axis=1)[:, :, None, :]
     parts, begin = [], 0

@@ -122,12 +122,18 @@ def detector_network(config: ConfigDict, sizes: DetectorSizes) -> Network:
 def loss_settings(config: ConfigDict) -> DetectionLossSettings:
     """How detections are trained."""
     options = config.student
-    return DetectionLossSettings(options.regression_weight, options.iou_power, options.label_smoothing)
+    return DetectionLossSettings(
+        options.regression_weight, options.iou_power, options.label_smoothing,
+        boundaries_outside=config.quirks.ends_score_zero_outside,
+    )  # fmt: skip
 
 
 def decode_settings(config: ConfigDict) -> DecodeSettings:
     """Which candidates are kept."""
-    return DecodeSettings(config.decode.min_score, config.decode.per_level, config.decode.min_length)
+    options = config.decode
+    return DecodeSettings(
+        options.min_score, options.per_level, options.min_length, config.quirks.ends_score_zero_outside
+    )
 
 
 def suppression(config: ConfigDict) -> Suppression | None:

@@ -27,12 +27,14 @@ class DetectionLossSettings:
         iou_power: of the overlap that the class loss of a Trident head is multiplied with.
         label_smoothing: moves the class targets away from 0 and 1.
         momentum: of the normaliser.
+        boundaries_outside: as in `DecodeSettings`.
     """
 
     regression_weight: float = 1.0
     iou_power: float = 0.2
     label_smoothing: float = 0.0
     momentum: float = 0.9
+    boundaries_outside: bool = True
 
 
 class DetectionLoss(NamedTuple):
@@ -64,7 +66,8 @@ def detection_loss(
     smooth = targets.classes * (1 - settings.label_smoothing) + floor
     focal = focal_loss(logits, smooth)
     if output.starts:  # a distance for every class: the pairs of a positive point and one of its classes
-        distances = expected_distances(output.starts, output.ends, output.offsets)
+        known = None if settings.boundaries_outside else output.masks
+        distances = expected_distances(output.starts, output.ends, output.offsets, known)
         pairs = positive[:, :, None] & (targets.classes > 0)
         overlap, penalised = _overlaps(distances, targets.distances[:, :, None, :], pairs)
         focal = jnp.where(pairs, focal * _power(overlap, settings.iou_power), focal)
