@@ -57,6 +57,15 @@ def test_the_second_embedding_learns_only_where_it_is_read(ignores: bool) -> Non
     assert touched == {"embedding", "clip_order", "clip_order_linear", *([] if ignores else ["clip_trans"])}
 
 
+def test_parts_give_what_the_batch_gives() -> None:
+    net, params = make_spot()
+    whole = net(params, videos(5))
+    for ours, expected in zip(net(params, videos(5), part=2), whole, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="leave out part or rngs"):
+        net(params, videos(), part=2, rngs=nnx.Rngs(dropout=0))
+
+
 def test_half_precision_stays_near_and_gives_float32() -> None:
     net, params = make_spot()
     half, _ = make_spot(dtype=jnp.bfloat16)

@@ -125,7 +125,7 @@ def test_a_teacher_gives_the_labels() -> None:
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-def test_consistency_with_oneself_is_nothing_but_entropy() -> None:
+def test_there_is_nothing_inconsistent_with_oneself() -> None:
     pseudo = dataclasses.replace(TRUSTING.pseudo, consistency_weight=2.0)
     settings = dataclasses.replace(TRUSTING, pseudo=pseudo)
     np.testing.assert_allclose(run(settings, epoch=5.0).parts["unlabelled/consistency"], 0, atol=1e-7)
