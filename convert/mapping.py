@@ -52,6 +52,14 @@ def _as_channels(array: Array) -> Array:  # [channels] -> [1, channels, 1]
     return array[None, :, None]
 
 
+def _only_value(array: Array) -> Array:  # [1] -> []
+    return array[0]
+
+
+def _as_only_value(array: Array) -> Array:  # [] -> [1]
+    return array[None]
+
+
 def _heads_and_distances(array: Array) -> Array:  # [1, 1, heads, window] -> [heads, window]
     return array[0, 0]
 
@@ -67,6 +75,12 @@ LAYOUTS: dict[str, tuple[Leaf, ...]] = {
     "pointwise": (Leaf("weight", "kernel", _without_tap, _with_tap), _BIAS),  # a convolution of one tap
     "conv": (Leaf("weight", "kernel", _reversed_axes, _reversed_axes), _BIAS),
     "norm": (Leaf("weight", "scale", _same, _same), _BIAS),
+    "batch_norm": (
+        Leaf("weight", "scale", _same, _same),
+        _BIAS,
+        Leaf("running_mean", "mean", _same, _same),
+        Leaf("running_var", "var", _same, _same),
+    ),
     "embedding": (Leaf("weight", "embedding", _same, _same),),
     "in_projection": (
         Leaf("in_proj_weight", "kernel", _reversed_axes, _reversed_axes),
@@ -79,10 +93,18 @@ LAYOUTS: dict[str, tuple[Leaf, ...]] = {
     ),
     "channel_scale": (Leaf("scale", "scale", _channels, _as_channels),),
     "scalar": (Leaf("scale", "", _same, _same),),
+    "scalar_in_vector": (Leaf("scale", "", _only_value, _as_only_value),),
     "position_bias": (Leaf("rel_pe", "rel_pe", _heads_and_distances, _as_heads_and_distances),),
 }
 _WEIGHT_AXES = {"linear": 2, "pointwise": 3, "conv": 3, "embedding": 2, "in_projection": 2, "matrix": 2}
-_AXES = {"channel_norm": 3, "channel_scale": 3, "scalar": 0, "position_bias": 4}  # of all arrays of a layout
+_AXES = {  # of all arrays of a layout
+    "batch_norm": 1,
+    "channel_norm": 3,
+    "channel_scale": 3,
+    "scalar": 0,
+    "scalar_in_vector": 1,
+    "position_bias": 4,
+}
 
 
 class Rule(NamedTuple):

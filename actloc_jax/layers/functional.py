@@ -2,6 +2,7 @@
 
 NNX defines networks; everything else (jit, grad, optax, Orbax, convert) sees nested dicts of arrays with string keys.
 Members of an `nnx.List` become two-digit keys, so that a parameter's path reads `encoder/layers/03/conv/kernel`.
+Running statistics (`nnx.BatchStat`) are a dict of their own, beside the parameters.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ class Network:
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters as a nested dict of arrays; `key` is a scalar typed PRNG key."""
-        return _to_dict(nnx.split(self.build(nnx.Rngs(key)))[1])
+        return _to_dict(nnx.state(self.build(nnx.Rngs(key)), nnx.Not(nnx.BatchStat)))
+
+    def init_statistics(self) -> Params:
+        """Running statistics before the first step, a nested dict of arrays; empty for most networks."""
+        return _to_dict(nnx.state(self.build(nnx.Rngs(0)), nnx.BatchStat))
 
     def shapes(self) -> Params:
         """The same nested dict with `jax.ShapeDtypeStruct` leaves; nothing is allocated."""
@@ -43,6 +48,12 @@ class Network:
         """Runs the module's `__call__`, or the method named, with `params`; a pure function of its arguments."""
         module = nnx.merge(self._graphdef, _to_state(params))
         return (module if method is None else getattr(module, method))(*args, **kwargs)
+
+    def with_statistics(self, params: Params, statistics: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        """As `__call__` for a network with running statistics: the output, and the statistics after it."""
+        module = nnx.merge(self._graphdef, _to_state(united(params, statistics)))
+        output = module(*args, **kwargs)
+        return output, _to_dict(nnx.state(module, nnx.BatchStat))
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -64,6 +75,12 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
             node = node.setdefault(parent, {})
         node[leaf] = value
     return nested
+
+
+def united(first: Params, second: Params) -> Params:
+    """One nested dict of two that share no leaf: parameters and running statistics, for `Network.__call__`."""
+    both = {key: united(first[key], second[key]) for key in first.keys() & second.keys()}
+    return {**first, **second, **both}
 
 
 def count(params: Mapping[str, Any]) -> int:
