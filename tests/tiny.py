@@ -48,24 +48,41 @@ def tiny_fustal(name: str = "fustal_thumos", **changes: Any) -> ConfigDict:
     config = importlib.import_module(f"configs.{name}").get_config("demo")
     if name == "fustal_thumos":
         config.network.generator.width = 16
-        config.generator.update({"steps": 12, "evaluate_every": 6, "snippets": 80})
+        config.generator.update({"steps": 16, "evaluate_every": 8, "snippets": 80, "batch_size": 8})
+        config.student.distil_from = 1
     student = config.network.student
     student.update({"width": 16, "neck_width": 16, "head_width": 16, "stem_blocks": 1, "branch_blocks": 1})
     student.update({"head_layers": 2, "max_length": 128})
     if student.block == "sgp":
         student.update({"sgp_hidden": 16, "bins": 8})
-    config.student.update({"epochs": 3, "warmup_epochs": 1, "ranges": ((0, 12), (12, 10000))})
-    config.student.update({"evaluate_from": 0, "evaluate_every": 2, "distil_labels": 32, "distil_candidates": 64})
-    config.decode.update({"per_level": 50, "max_detections": 100})
+    config.student.update({"epochs": 2, "warmup_epochs": 1, "batch_size": 8, "ranges": ((0, 12), (12, 10000))})
+    config.student.update({"evaluate_from": 0, "evaluate_every": 1, "distil_labels": 32, "distil_candidates": 64})
+    config.decode.update({"per_level": 50, "max_detections": 100, "batch_size": 1})
     config.data.max_buckets = 1
+    config.eval.timelines = 1
+    return _changed(config, changes)
+
+
+def tiny_spot(name: str = "spot_anet", **changes: Any) -> ConfigDict:
+    """`configs/<name>.py:demo` of the system SPOT shrunk to a few steps of a tiny network; changes as above."""
+    config = importlib.import_module(f"configs.{name}").get_config("demo")
+    config.data.update({"feature_dim": 32, "steps": 24})
+    config.network.update({"heads": 2, "mask_width": 8, "positions": 24})
+    config.mining.update({"easy": 5, "hard": 5})
+    config.pretrain.update({"epochs": 1, "batch_size": 96})
+    config.finetune.update({"epochs": 2, "batch_size": 8, "unlabelled_batch": 16, "evaluate_every": 1})
+    config.decode.batch_size = 2
     config.eval.timelines = 1
     return _changed(config, changes)
 
 
 def _changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     for field, value in changes.items():
-        group, _, rest = field.partition("__")
-        config[group][rest.replace("__", ".")] = value
+        *groups, name = field.split("__")
+        group = config
+        for each in groups:
+            group = group[each]
+        group[name] = value
     return config
 
 

@@ -31,10 +31,23 @@ evaluate.evaluate = lambda *arguments, **options: {}  # no report; the training 
 config = tiny_asot(asot__batch_size=8, asot__kmeans=False)
 splits.each(config, __import__("etils.epath").epath.Path(sys.argv[1]), train.train)
 """
+FUSTAL_PROGRAM = """
+import sys
+from actloc_jax import evaluate, splits, train
+from tests.test_asot_resume import NoEvaluator
+from tests.tiny import tiny_fustal
+evaluate.evaluate, evaluate.Evaluator = lambda *arguments, **options: {}, NoEvaluator
+config = tiny_fustal(student__labels="annotated", student__distil_from=0, student__batch_size=24, eval__select=None)
+config.student.learning_rate = 1e-4
+config.generator.update({"batch_size": 16, "steps": 5, "evaluate_every": 0})
+config.train.update({"log_steps": 1})
+config.stages = ("generator", "student")
+splits.each(config, __import__("etils.epath").epath.Path(sys.argv[1]), train.train)
+"""
 
 
 def _train(workdir: pathlib.Path, devices: int, program: str = PROGRAM) -> None:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     answer = subprocess.run(
         [sys.executable, "-c", program, str(workdir)], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -72,3 +85,22 @@ def test_eight_devices_train_and_evaluate_asot_like_one(tmp_path: pathlib.Path) 
     assert [row["step"] for row in expected] == [row["step"] for row in found] == [4]
     assert abs(found[0]["ASOT/loss"] - expected[0]["ASOT/loss"]) < 1e-3
     assert abs(found[0]["ASOT/MoF"] - expected[0]["ASOT/MoF"]) < 0.5
+
+
+def test_eight_devices_train_fustal_like_one(tmp_path: pathlib.Path) -> None:
+    """The last batch of an epoch has filler rows, on some devices nothing else."""
+    runs = {"one": 1, "eight": 8}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: _train(tmp_path / name, runs[name], FUSTAL_PROGRAM), runs))
+    for stage in ("generator", "student"):
+        models = [checkpoints.load_model(tmp_path / name / "checkpoints" / stage / "best") for name in runs]
+        expected, found = (flatten(model["params"]) for model, _ in models)
+        for path, values in expected.items():
+            np.testing.assert_allclose(found[path], values, atol=1e-5, err_msg=path)
+    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in runs]
+    expected, found = ([json.loads(row) for row in lines if "train/loss" in row] for lines in rows)
+    assert len(expected) == 5 + 6
+    for before, after in zip(expected, found, strict=True):
+        assert (before["stage"], before["step"]) == (after["stage"], after["step"])
+        np.testing.assert_allclose(after["train/loss"], before["train/loss"], rtol=1e-4)
+        assert before.get("train/labels") == after.get("train/labels")

@@ -252,9 +252,14 @@ def _schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     """The learning rate by step: a warm-up, then what `config.student.schedule` says.
 
     Raises:
-        ValueError: it names none.
+        ValueError: it names none, or the warm-up leaves no epoch for it.
     """
     options = config.student
+    if options.schedule == "cosine" and options.warmup_epochs >= options.epochs:
+        raise ValueError(
+            f"config.student.warmup_epochs={options.warmup_epochs} leave no epoch of config.student.epochs="
+            f"{options.epochs} for the cosine."
+        )
     warmup = max(options.warmup_epochs * steps_per_epoch, 1)
     start = {"from_zero": config.quirks.first_rate_zero}
     if options.schedule == "constant":
