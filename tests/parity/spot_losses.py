@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,10 +53,12 @@ def _check_detection(case: Case, name: str, settings: DetectionSettings) -> None
     labels, target = jnp.asarray(arrays["cls_gt"]), time_first(arrays["mask_gt"])
     counted = jnp.ones(labels.shape, bool)
 
-    def total(logits: jax.Array, masks: jax.Array) -> jax.Array:
-        return losses.detection_loss(logits, masks, labels, target, counted, settings).total
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def total(logits: jax.Array, masks: jax.Array) -> tuple[jax.Array, losses.DetectionLoss]:
+        found = losses.detection_loss(logits, masks, labels, target, counted, settings)
+        return found.total, found
 
-    found = losses.detection_loss(logits, masks, labels, target, counted, settings)
+    (_, found), (by_logits, by_masks) = jax.jit(total)(logits, masks)
     close(case, found.total, arrays["total"], name)
     close(case, found.classes, arrays["top_branch"], name)
     close(case, found.masks, arrays["bottom"], name)
@@ -62,7 +66,6 @@ def _check_detection(case: Case, name: str, settings: DetectionSettings) -> None
     close(case, losses.class_loss(logits, labels, counted), arrays["top_ce"], name)
     close(case, losses.balanced_entropy(masks, target, counted), arrays["wbce"], name)
     close(case, losses.dice_loss(masks, target, counted, factor=1.0), arrays["dice"], name)
-    by_logits, by_masks = jax.grad(total, (0, 1))(logits, masks)
     close(case, time_first(by_logits), arrays["grad_logits"], name)
     close(case, time_first(by_masks), arrays["grad_mask"], name, rtol=1e-3)
     by_dice = jax.grad(lambda m: losses.dice_loss(m, target, counted, factor=1.0))(masks)
@@ -88,14 +91,16 @@ def check_inactive_losses(case: Case) -> None:
     logits, labels = time_first(arrays["acsl.logits"]), jnp.asarray(arrays["acsl.cls"])
     numbers = np.arange(case.config["num_classes"])
     groups = ClassGroups(*(np.isin(numbers, arrays[f"acsl.group_{name}"]) for name in ("rare", "common", "freq")))
-    value, gradient = jax.value_and_grad(optional_losses.suppression_loss)(logits, labels, groups, jax.random.key(0))
+    value, gradient = jax.jit(jax.value_and_grad(optional_losses.suppression_loss))(
+        logits, labels, groups, jax.random.key(0)
+    )
     # The case ran the original's loop over its own snippets, but divided by the published number of them.
     scale = case.config["temporal_scale"] / 100
     close(case, scale * value, arrays["acsl.value"])
     close(case, time_first(scale * gradient), arrays["acsl.grad"])
 
     probabilities, target = time_first(arrays["toplr.pred"]), time_first(arrays["toplr.gt"]).astype(jnp.float32)
-    value, gradient = jax.value_and_grad(optional_losses.hardest_negatives_loss)(probabilities, target)
+    value, gradient = jax.jit(jax.value_and_grad(optional_losses.hardest_negatives_loss))(probabilities, target)
     close(case, value, arrays["toplr.value"])
     close(case, time_first(gradient), arrays["toplr.grad"])
 
@@ -138,9 +143,10 @@ def check_contrast(case: Case) -> None:
     close(case, action.mean(), arrays["loss_HA"])
     background = mining.info_nce(pairs.hard_background, pairs.easy_background.mean(axis=1), pairs.easy_action, 0.07)
     close(case, background.mean(), arrays["loss_HB"])
-    value, gradient = jax.value_and_grad(
+    contrast = jax.value_and_grad(
         lambda features: mining.boundary_contrast(output._replace(features=features), every, settings, keep)
-    )(features)
+    )
+    value, gradient = jax.jit(contrast)(features)
     close(case, value, arrays["loss"])
     close(case, time_first(gradient), arrays["grad_features"])
 

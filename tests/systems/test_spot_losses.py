@@ -17,6 +17,9 @@ PUBLISHED = DetectionSettings()
 FIXED = DetectionSettings(focal_on_mean=False, dice_without_factor_two=False)
 
 
+detection_loss = jax.jit(losses.detection_loss, static_argnames="settings")
+
+
 def batch(videos: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Logits, masks, labels and mask targets."""
     keys = jax.random.split(jax.random.key(0), 4)
@@ -30,8 +33,8 @@ def batch(videos: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
 @pytest.mark.parametrize("settings", [PUBLISHED, FIXED])
 def test_rows_that_fill_the_batch_have_no_part(settings: DetectionSettings) -> None:
     counted = jnp.asarray([True, True, True, False])
-    three = losses.detection_loss(*batch(3), jnp.ones((3, 10), bool), settings)
-    four = losses.detection_loss(*batch(4), jnp.broadcast_to(counted[:, None], (4, 10)), settings)
+    three = detection_loss(*batch(3), jnp.ones((3, 10), bool), settings)
+    four = detection_loss(*batch(4), jnp.broadcast_to(counted[:, None], (4, 10)), settings)
     np.testing.assert_allclose(jnp.stack(four), jnp.stack(three), rtol=1e-6)
     x, y = batch(4)[0], 2 * batch(4)[0]
     np.testing.assert_allclose(
@@ -45,16 +48,15 @@ def test_rows_that_fill_the_batch_have_no_part(settings: DetectionSettings) -> N
 def test_snippets_that_do_not_count_have_no_gradient() -> None:
     logits, masks, labels, target = batch(2)
     counted = jnp.arange(10) < jnp.asarray([[6], [10]])
-    by_logits, by_masks = jax.grad(
-        lambda a, b: losses.detection_loss(a, b, labels, target, counted, FIXED).total, (0, 1)
-    )(logits, masks)
+    gradient = jax.grad(lambda a, b: detection_loss(a, b, labels, target, counted, FIXED).total, (0, 1))
+    by_logits, by_masks = gradient(logits, masks)
     np.testing.assert_array_equal(by_logits.any(axis=2), counted)
     np.testing.assert_array_equal(by_masks.any(axis=1), counted)
 
 
 def test_nothing_that_counts_costs_nothing() -> None:
     nothing = jnp.zeros((3, 10), bool)
-    np.testing.assert_array_equal(jnp.stack(losses.detection_loss(*batch(3), nothing, PUBLISHED)), np.zeros(3))
+    np.testing.assert_array_equal(jnp.stack(detection_loss(*batch(3), nothing, PUBLISHED)), np.zeros(3))
 
 
 def test_a_perfect_mask_costs_a_half_as_published_and_nothing_as_dice_is_meant() -> None:
@@ -85,7 +87,7 @@ def test_saturated_masks_have_finite_gradients() -> None:
 def test_suppression_asks_background_only_for_some_classes() -> None:
     groups = ClassGroups(*(jnp.arange(5) == k for k in (0, 1, 2)))
     logits, labels = -5 * jnp.ones((2, 3, 6)), jnp.asarray([[5, 5, 5], [3, 3, 3]])
-    gradient = jax.grad(optional_losses.suppression_loss)(logits, labels, groups, jax.random.key(0))
+    gradient = jax.jit(jax.grad(optional_losses.suppression_loss))(logits, labels, groups, jax.random.key(0))
     assert gradient[0].any(axis=0).tolist() == [False, False, True, False, False, True]
     assert gradient[1].any(axis=0).tolist() == [False, False, False, True, False, False]
 

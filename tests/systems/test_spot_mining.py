@@ -17,6 +17,9 @@ SMALL = MiningSettings(easy=3, hard=4, narrow=1, wide=3)
 ALONG_TIME = dataclasses.replace(SMALL, compares_channels=False, hidden_score_zero=False)
 
 
+contrast = jax.jit(mining.boundary_contrast, static_argnames="settings")
+
+
 def output(videos: int = 3, time: int = 12, channels: int = 16) -> SpotOutput:
     keys = jax.random.split(jax.random.key(0), 3)
     shape = (4, time)
@@ -33,8 +36,8 @@ def test_rows_that_fill_the_batch_move_neither_threshold_nor_mean(settings: Mini
     present = jnp.asarray([True, True, True, False])
     filled = output(4)
     filled = filled._replace(masks=filled.masks.at[3].set(1.0))
-    three = mining.boundary_contrast(output(3), present[:3], settings)
-    np.testing.assert_allclose(mining.boundary_contrast(filled, present, settings), three, rtol=1e-6)
+    three = contrast(output(3), present[:3], settings)
+    np.testing.assert_allclose(contrast(filled, present, settings), three, rtol=1e-6)
 
 
 def test_of_equally_frequent_classes_the_first_is_the_videos() -> None:
@@ -72,7 +75,7 @@ def test_gradients_reach_only_what_was_chosen() -> None:
         def loss(x: jax.Array, settings: MiningSettings = settings) -> jax.Array:
             return mining.boundary_contrast(output(1)._replace(features=x), jnp.ones(1, bool), settings)
 
-        touched = np.asarray(jax.grad(loss)(features)).any(axis=axis)[0]
+        touched = np.asarray(jax.jit(jax.grad(loss))(features)).any(axis=axis)[0]
         assert 3 <= touched.sum() <= 14
         assert not touched.all()
 
@@ -88,6 +91,6 @@ def test_a_zero_feature_has_a_finite_gradient() -> None:
 def test_too_few_channels_or_snippets_are_refused() -> None:
     with pytest.raises(ValueError, match="there are 8 channels; set it to False"):
         mining.boundary_contrast(output(channels=8), jnp.ones(3, bool), SMALL)
-    assert np.isfinite(mining.boundary_contrast(output(channels=8), jnp.ones(3, bool), ALONG_TIME))
+    assert np.isfinite(contrast(output(channels=8), jnp.ones(3, bool), ALONG_TIME))
     with pytest.raises(ValueError, match="12 snippets are too few to choose 10 easy and 20 hard ones"):
         mining.boundary_contrast(output(), jnp.ones(3, bool), MiningSettings())

@@ -36,17 +36,19 @@ def test_products_of_weights_give_plain_attention() -> None:
         contexts.append(weights / weights.sum(axis=1, keepdims=True) @ values)
     y = np.concatenate(contexts, axis=1) @ p["fc"]["kernel"] + p["fc"]["bias"] + x
     y = (y - y.mean(axis=1, keepdims=True)) / np.sqrt(y.var(axis=1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(net(params, videos(1)).features[0], y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(net)(params, videos(1)).features[0], y, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_needs_rngs() -> None:
     net, params = make_spot()
-    x = videos()
-    for method in (None, "order"):
-        plain, again = (jax.tree.leaves(net(params, x, method=method))[0] for _ in range(2))
-        noisy = jax.tree.leaves(net(params, x, method=method, rngs=nnx.Rngs(dropout=0)))[0]
-        np.testing.assert_array_equal(plain, again)
-        assert not np.allclose(plain, noisy)
+    for method in ("__call__", "order"):
+        run = jax.jit(
+            lambda key, method=method: jax.tree.leaves(
+                net(params, videos(), method=method, rngs=None if key is None else nnx.Rngs(dropout=key))
+            )[0]
+        )
+        np.testing.assert_array_equal(run(None), run(None))
+        assert not np.allclose(run(None), run(jax.random.key(0)))
 
 
 @pytest.mark.parametrize("ignores", [True, False])
@@ -59,8 +61,8 @@ def test_the_second_embedding_learns_only_where_it_is_read(ignores: bool) -> Non
 
 def test_parts_give_what_the_batch_gives() -> None:
     net, params = make_spot()
-    whole = net(params, videos(5))
-    for ours, expected in zip(net(params, videos(5), part=2), whole, strict=True):
+    whole, parts = (jax.jit(lambda x, part=part: net(params, x, part=part))(videos(5)) for part in (None, 2))
+    for ours, expected in zip(parts, whole, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="leave out part or rngs"):
         net(params, videos(), part=2, rngs=nnx.Rngs(dropout=0))
@@ -69,7 +71,7 @@ def test_parts_give_what_the_batch_gives() -> None:
 def test_half_precision_stays_near_and_gives_float32() -> None:
     net, params = make_spot()
     half, _ = make_spot(dtype=jnp.bfloat16)
-    ours, expected = half(params, videos()), net(params, videos())
+    ours, expected = (jax.jit(each)(params, videos()) for each in (half, net))
     assert ours.logits.dtype == ours.masks.dtype == jnp.float32
     np.testing.assert_allclose(ours.masks, expected.masks, atol=0.02)
 

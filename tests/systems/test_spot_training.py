@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,13 +42,29 @@ def batch(filled: int = 0) -> dict[str, jax.Array]:
     }
 
 
-def run(settings: FinetuneSettings, **options: Any) -> finetune.FinetuneLoss:
-    videos = options.pop("batch", None) or batch()
-    return jax.jit(lambda videos: finetune.finetune_loss(NET, PARAMS, videos, None, settings, **options))(videos)
+@functools.cache
+def compiled(settings: FinetuneSettings) -> Callable[..., finetune.FinetuneLoss]:
+    """The loss of (videos, key, teacher, epoch), compiled once for all tests."""
+
+    def loss(videos: Any, key: Any, teacher: Any, epoch: Any) -> finetune.FinetuneLoss:
+        return finetune.finetune_loss(NET, PARAMS, videos, key, settings, teacher=teacher, epoch=epoch)
+
+    return jax.jit(loss)
+
+
+def run(
+    settings: FinetuneSettings, videos: Any = None, *, key: Any = None, teacher: Any = None, epoch: float = 0.0
+) -> finetune.FinetuneLoss:
+    return compiled(settings)(batch() if videos is None else videos, key, teacher, epoch)
+
+
+@jax.jit
+def drawn(present: jax.Array) -> PretextDraws:
+    return pretext.draw(jax.random.key(0), (len(present), TIME, 3), present, PretextSettings())
 
 
 def test_foregrounds_lie_in_the_video_and_are_not_short() -> None:
-    draws = pretext.draw(jax.random.key(0), (50, TIME, 3), jnp.arange(50) < 37, PretextSettings())
+    draws = drawn(jnp.arange(50) < 37)
     start, end = np.moveaxis(np.asarray(draws.spans), 2, 0)
     assert draws.spans.shape == (100, 2, 2)
     assert start.min() == 0
@@ -57,7 +75,7 @@ def test_foregrounds_lie_in_the_video_and_are_not_short() -> None:
 
 def test_half_of_the_real_videos_is_swapped_and_no_filler() -> None:
     present = jnp.arange(50) < 37
-    swapped = pretext.draw(jax.random.key(0), (50, TIME, 3), present, PretextSettings()).swapped
+    swapped = drawn(present).swapped
     assert int(swapped.sum()) == 4 * 37 // 2
     assert not (swapped & ~jnp.tile(present, 4)).any()
 
@@ -88,15 +106,19 @@ def test_the_first_stage_trains_what_it_says_and_ignores_filler_rows(fixed: bool
     np.testing.assert_allclose(jax.jit(loss)(PARAMS, features[:3], present[:3], real), total, rtol=1e-5)
 
 
-def test_the_second_stage_trains_what_it_says() -> None:
-    gradients = jax.jit(jax.grad(lambda p: finetune.finetune_loss(NET, p, batch(), None, SETTINGS).total))(PARAMS)
-    reached = {path for path, gradient in flatten(gradients).items() if np.any(gradient)}
-    assert reached == {path for path in flatten(gradients) if finetune.is_trained(path)}
+def test_the_second_stage_trains_what_it_says_and_not_the_teacher() -> None:
+    def loss(params: Any, teacher: Any) -> jax.Array:
+        return finetune.finetune_loss(NET, params, batch(), None, TRUSTING, teacher=teacher).total
+
+    of_student, of_teacher = jax.jit(jax.grad(loss, (0, 1)))(PARAMS, NET.init(jax.random.key(5)))
+    reached = {path for path, gradient in flatten(of_student).items() if np.any(gradient)}
+    assert reached == {path for path in flatten(of_student) if finetune.is_trained(path)}
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_teacher))
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, TRUSTING])
 def test_the_second_stage_ignores_filler_rows(settings: FinetuneSettings) -> None:
-    full, filled = run(settings), run(settings, batch=batch(2))
+    full, filled = run(settings), run(settings, batch(2))
     np.testing.assert_allclose(filled.total, full.total, rtol=1e-5)
     for name, value in full.parts.items():
         np.testing.assert_allclose(filled.parts[name], value, rtol=1e-5, err_msg=name)
@@ -119,19 +141,15 @@ def test_a_teacher_gives_the_labels() -> None:
     found = run(TRUSTING, teacher=teacher)
     assert found.trusted.tolist() == [0, 0, 2 * TIME, 0, 0, 0]
     assert float(found.total) != float(run(TRUSTING).total)
-    gradient = jax.jit(
-        jax.grad(lambda t: finetune.finetune_loss(NET, PARAMS, batch(), None, TRUSTING, teacher=t).total)
-    )(teacher)
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
 def test_there_is_nothing_inconsistent_with_oneself() -> None:
     pseudo = dataclasses.replace(TRUSTING.pseudo, consistency_weight=2.0)
     settings = dataclasses.replace(TRUSTING, pseudo=pseudo)
-    np.testing.assert_allclose(run(settings, epoch=5.0).parts["unlabelled/consistency"], 0, atol=1e-7)
+    same = run(settings, teacher=PARAMS, epoch=5.0)
+    np.testing.assert_allclose(same.parts["unlabelled/consistency"], 0, atol=1e-7)
     other = NET.init(jax.random.key(5))
-    compiled = jax.jit(lambda e: finetune.finetune_loss(NET, PARAMS, batch(), None, settings, teacher=other, epoch=e))
-    early, late = compiled(0.0), compiled(5.0)
+    early, late = (run(settings, teacher=other, epoch=epoch) for epoch in (0.0, 5.0))
     difference = 2 * (1 - np.exp(-5)) * late.parts["unlabelled/consistency"]
     np.testing.assert_allclose(late.total - early.total, difference, rtol=1e-3)
 
@@ -151,14 +169,13 @@ def test_flexible_thresholds_ask_less_of_classes_rarely_trusted() -> None:
 def test_without_unlabelled_videos_and_weights_training_is_supervised() -> None:
     labelled = {name: value for name, value in batch().items() if not name.startswith("unlabelled/")}
     settings = dataclasses.replace(SETTINGS, reconstruction_weight=0.0, contrast_weight=0.0)
-    found = run(settings, batch=labelled)
+    found = run(settings, labelled)
     assert set(found.parts) == {"classes", "masks"}
     np.testing.assert_allclose(found.total, found.parts["classes"] + found.parts["masks"])
 
 
 def test_the_same_key_gives_the_same_loss() -> None:
-    compiled = jax.jit(lambda key: finetune.finetune_loss(NET, PARAMS, batch(), key, COUNTING).total)
-    first, again, other = (compiled(jax.random.key(number)) for number in (3, 3, 4))
+    first, again, other = (run(TRUSTING, key=jax.random.key(number)).total for number in (3, 3, 4))
     assert float(first) == float(again) != float(other)
 
 
