@@ -100,10 +100,11 @@ class BankPlan:
             rows_written: rows written for each window.
         """
         read, written = (batch_size * rows * self.row_bytes for rows in (rows_read, rows_written))
-        share = (self.devices - 1) / self.devices
-        if self.layout == "channels":
-            share /= self.devices
-        return StepTraffic(read, written, round(read * share), round(written * share))
+        # Split rows: all rows of the batch pass every device, less what it holds itself. Split channels: a device needs
+        # the rows of its own windows only, less the channels that it holds of them.
+        others = self.devices - 1
+        parts = self.devices if self.layout == "rows" else self.devices**2
+        return StepTraffic(read, written, read * others // parts, written * others // parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +114,14 @@ class StepTraffic:
     Attributes:
         read: rows read, of the global batch.
         written: rows written, of the global batch.
-        sent_to_read: what each device sends to others so that all have their rows.
-        sent_to_write: what each device receives from others to write.
+        received_to_read: what each device receives from others so that it has the rows of its windows.
+        received_to_write: what each device receives from others to write into its part.
     """
 
     read: int
     written: int
-    sent_to_read: int
-    sent_to_write: int
+    received_to_read: int
+    received_to_write: int
 
 
 def best_layout(channels: int, devices: int) -> Layout:
