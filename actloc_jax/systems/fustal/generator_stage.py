@@ -56,8 +56,9 @@ def generator_stage(config: ConfigDict, dataset: Dataset) -> TrainStage:
     """Trains the generator on video labels; an epoch of the loop is what lies between two evaluations.
 
     Raises:
-        ValueError: the steps do not divide into evaluations.
+        ValueError: the steps do not divide into evaluations, or a batch has no videos.
     """
+    settings.require_batch_size(config, "generator")
     options, classes = config.generator, len(dataset.class_names)
     every = options.evaluate_every or options.steps
     if options.steps % every:

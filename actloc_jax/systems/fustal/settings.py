@@ -34,6 +34,16 @@ def compute_dtype(config: ConfigDict) -> Any:
     return DTYPES[config.train.dtype]
 
 
+def require_batch_size(config: ConfigDict, group: str) -> None:
+    """Refuses batches without videos.
+
+    Raises:
+        ValueError: `config.<group>.batch_size` is below 1.
+    """
+    if config[group].batch_size < 1:
+        raise ValueError(f"config.{group}.batch_size={config[group].batch_size} must be at least 1.")
+
+
 # ----------------------------------------------------------------------------------------------------- generator
 
 

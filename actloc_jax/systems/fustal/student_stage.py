@@ -55,6 +55,7 @@ def student_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> 
     options, classes = config.student, len(dataset.class_names)
     if options.labels not in LABELS:
         raise ValueError(f"config.student.labels={options.labels!r} is unknown; use {' or '.join(LABELS)}.")
+    settings.require_batch_size(config, "student")
     source = dataset.source(config.data.train_split)
     sizes = settings.detector_sizes(config, classes)
     net = settings.detector_network(config, sizes)
