@@ -143,6 +143,31 @@ def warmup_multistep(
     return schedule
 
 
+def warmup_cosine_restarts(
+    lr: float,
+    *,
+    period_epochs: int,
+    steps_per_epoch: int,
+    warmup_steps: int,
+    warmup_ratio: float = 0.1,
+    minimum_ratio: float = 0.01,
+) -> Schedule:
+    """Half a cosine from `lr` to `minimum_ratio * lr` that starts again every `period_epochs` (TALLFormer, THUMOS14).
+
+    The cosine changes from epoch to epoch only. During the first `warmup_steps` the rate is a growing part of it, from
+    `warmup_ratio` on. Computed in float64 for a Python or NumPy step, in float32 for a traced one.
+    """
+
+    def schedule(step: Any) -> Any:
+        xp = _numpy_of(step)
+        progress = step // steps_per_epoch % period_epochs / period_epochs
+        regular = lr * (minimum_ratio + (1 - minimum_ratio) * (1.0 + xp.cos(math.pi * progress)) / 2.0)
+        part = 1 - (1 - step / max(warmup_steps, 1)) * (1 - warmup_ratio)
+        return regular * xp.where(step < warmup_steps, part, 1.0)
+
+    return schedule
+
+
 def _linear_warmup(lr: float, steps: int, step: Any, from_zero: bool) -> Any:
     """From 0 (or one part of `steps`) at step 0 to `lr` at step `steps - 1`."""
     return lr * step / max(steps - 1, 1) if from_zero else lr * (step + 1) / steps
@@ -163,6 +188,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "cosine": cosine_to,
     "halving": halve_every,
     "warmup_cosine": warmup_cosine,
+    "warmup_cosine_restarts": warmup_cosine_restarts,
     "warmup_multistep": warmup_multistep,
 }
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from actloc_jax.backbones.detector import DetectorOutput
 from actloc_jax.layers.dropout import drop
+from actloc_jax.losses.focal import focal_loss
 from actloc_jax.ops.boundary_bins import expected_distances
 from actloc_jax.systems.fustal.points import Targets
 from actloc_jax.systems.fustal.video_level import top_mean, video_loss
@@ -86,16 +87,6 @@ def detection_loss(
 def initial_normaliser(value: float = 100.0) -> jax.Array:
     """The normaliser before the first batch, float32 scalar."""
     return jnp.asarray(value, jnp.float32)
-
-
-def focal_loss(logits: jax.Array, targets: jax.Array, *, alpha: float | None = 0.25, gamma: float = 2.0) -> jax.Array:
-    """Sigmoid focal loss (Lin et al., ICCV 2017), element by element; `alpha` weighs positives, None: no weights."""
-    logits = logits.astype(jnp.float32)
-    probability = jax.nn.sigmoid(logits)
-    entropy = jax.nn.softplus(logits) - logits * targets
-    miss = probability * (1 - targets) + (1 - probability) * targets
-    loss = entropy * miss**gamma
-    return loss if alpha is None else loss * (alpha * targets + (1 - alpha) * (1 - targets))
 
 
 def centre_iou(distances: jax.Array, targets: jax.Array) -> jax.Array:
