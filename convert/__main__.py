@@ -9,6 +9,8 @@
     python -m convert fustal epoch_100.pth.tar checkpoints/student
     python -m convert fustal epoch_039.pth.tar checkpoints/tridet --dataset tridet_thumos
     python -m convert fustal --back checkpoints/student student.npz
+    python -m convert spot SPOT_best_semi.pth.tar checkpoints/spot --class-names config/dataset_class.py
+    python -m convert spot --back checkpoints/spot spot.npz
 
 A file may be a path (also gs://) or hf://owner/repository/path.
 """
@@ -57,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", choices=("ema", "raw"), default="ema",
         help="the average over the training, where the file has one, or the weights of its last step",
     )  # fmt: skip
+    _add_system(
+        commands, "spot", "checkpoints of SPOT",
+        files=".pth.tar / .pth", datasets="spot_anet or spot_thumos, with arguments as in spot_anet:labels=60",
+        example="decode.row_seconds=0.5",
+        classes="class_index.json, a file with one class name per line, or the original's config/dataset_class.py",
+    )  # fmt: skip
     cache = commands.add_parser("tst-cache", help="TST's cache of backbone outputs")
     cache.add_argument("source", help="folder with meta.json and seed_xxx/<video>.pt")
     cache.add_argument("target", help="the cache folder to write")
@@ -100,9 +108,9 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from convert import asot, checked, files, fustal, tst  # after the flags, so that --help answers at once
+    from convert import asot, checked, files, fustal, spot, tst  # after the flags, so that --help answers at once
 
-    converter = {"tst": tst, "asot": asot, "fustal": fustal}[args.system]
+    converter = {"tst": tst, "asot": asot, "fustal": fustal, "spot": spot}[args.system]
     if args.target is None and (args.back or not (args.dry_run or args.to_npz)):
         raise ValueError("a target is needed, or --dry-run, or --to-npz FILE")
     if args.back:

@@ -15,6 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from convert import experiments
+from convert.checked import other_commands
 
 # Hyper-parameter of `mingu6/action_seg_ot:src/train.py` -> config field. The two problems' fields that are not named
 # for both belong to both: `decode` follows `transport` in the experiment files.
@@ -111,8 +112,7 @@ def _refuse_others(state: Mapping[str, np.ndarray], source: epath.Path) -> None:
             )
     raise ValueError(
         f"{source} holds no ASOT model: expected the keys mlp.0.0.weight, mlp.0.0.bias, ..., clusters; its keys begin "
-        f"{listing}. For TST, DiffAct and ASFormer use: python -m convert tst; for FuSTAL, TriDet and ActionFormer: "
-        "python -m convert fustal"
+        f"{listing}. {other_commands('asot')}"
     )
 
 

@@ -17,6 +17,14 @@ from convert.mapping import Report, shape_text
 
 BUFFER_FILE = "diffusion_buffers.npz"  # the only buffers of any published file
 
+COMMANDS = {
+    "tst": "TST, DiffAct and ASFormer",
+    "asot": "ASOT",
+    "fustal": "FuSTAL, TriDet and ActionFormer",
+    "spot": "SPOT",
+}
+"""Command -> whose files it converts."""
+
 
 class Converted(NamedTuple):
     """A published file in our terms.
@@ -36,6 +44,12 @@ class Converted(NamedTuple):
     report: Report
     notes: list[str]
     buffers: Mapping[str, np.ndarray] = {}
+
+
+def other_commands(own: str) -> str:
+    """A sentence that names the commands for the files of other systems than that of the command `own`."""
+    others = [f"python -m convert {command} ({systems})" for command, systems in COMMANDS.items() if command != own]
+    return f"For files of other systems use: {', '.join(others)}"
 
 
 def state_dict(read: Any, source: epath.Path) -> tuple[dict[str, np.ndarray], Mapping[str, Any]]:

@@ -18,6 +18,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from convert import experiments, fustal_tables
+from convert.checked import other_commands
 from convert.mapping import Table
 
 PREFIX = "module."  # what PyTorch's wrapper for several devices puts before every key
@@ -88,8 +89,7 @@ def family_of(keys: Sequence[str], source: epath.Path) -> Family:
     raise ValueError(
         f"{source} holds no model of FuSTAL, TriDet or ActionFormer: expected keys such as "
         f"aness_module.f_embed.0.weight or module.backbone.embd.0.conv.weight; its keys begin "
-        f"{', '.join(sorted(keys)[:4])}. For TST, DiffAct and ASFormer use: python -m convert tst; for ASOT: "
-        "python -m convert asot"
+        f"{', '.join(sorted(keys)[:4])}. {other_commands('fustal')}"
     )
 
 

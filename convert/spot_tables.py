@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from convert.mapping import Rule, Table
+from convert.mapping import Rule, Table, shape_text
 
 PREFIX = "module."
 BUFFERS = ("embedding.pos_enc.position_ids", "clip_trans.pos_enc.position_ids")
 """Numbers 0, 1, 2, ...: nothing to convert."""
+
+TELLING = {
+    "classifier.0.weight": 3, "embedding.w_qs.weight": 2, "global_mask.0.weight": 3, "global_mask.2.weight": 3,
+}  # fmt: skip
+"""The arrays that tell the sizes, and how many axes they have."""
 
 SPOT = Table(
     [
@@ -55,25 +60,48 @@ def is_optional(key: str) -> bool:
     return key.startswith("clip_") or ".pos_enc." in key
 
 
+def num_positions(state: Mapping[str, Any]) -> int | None:
+    """Rows of the position tables, from the first array that tells it, keys without prefix; None if none does."""
+    for name in ("clip_trans", "embedding"):
+        for key, axis in ((f"{name}.pos_enc.pe.weight", 0), (f"{name}.pos_enc.position_ids", 1)):
+            if key in state and len(np.shape(state[key])) == 2:
+                return np.shape(state[key])[axis]
+    return None
+
+
 def sizes(state: Mapping[str, Any]) -> Sizes:
-    """The sizes of a network from the shapes of its state dict, `without_prefix`.
+    """The sizes of a network from the shapes of its state dict, keys without prefix.
 
     The number of positions of a file without them is the number of snippets.
 
     Raises:
-        ValueError: a key is missing that every file of SPOT has.
+        ValueError: an array that tells a size is missing or has other axes, or two contradict each other.
     """
-    needed = ("classifier.0.weight", "embedding.w_qs.weight", "global_mask.0.weight", "global_mask.2.weight")
-    if missing := [key for key in needed if key not in state]:
-        raise ValueError(f"not a state dict of SPOT: it has no {', '.join(missing)}; the first keys are {[*state][:3]}")
-    shapes = [np.shape(state[key]) for key in needed]
-    (outputs, channels, *_), (queries, _), (width, *_), (time, *_) = shapes
-    table = state.get("clip_trans.pos_enc.pe.weight")
+    if missing := [key for key in TELLING if key not in state]:
+        raise ValueError(
+            f"not a whole state dict of SPOT: it has no {', '.join(missing)}; the first keys are {[*state][:3]}"
+        )
+    shapes = {key: np.shape(state[key]) for key in TELLING}
+    for key, axes in TELLING.items():
+        if len(shapes[key]) != axes or 0 in shapes[key]:
+            raise ValueError(f"{key} has the shape {shape_text(shapes[key])}; expected {axes} axes, none of them empty")
+    outputs, channels, _ = shapes["classifier.0.weight"]
+    if outputs < 2:
+        raise ValueError("classifier.0.weight has one row; expected one for each class and one for background")
+    queries = shapes["embedding.w_qs.weight"][0]
+    if queries % channels:
+        raise ValueError(
+            f"embedding.w_qs.weight has {queries} rows; expected as many as classifier.0.weight has channels, "
+            f"{channels}, for each head"
+        )
+    time, positions = shapes["global_mask.2.weight"][0], num_positions(state)
+    if positions is not None and positions < time:
+        raise ValueError(f"global_mask.2.weight has {time} rows, one for each snippet; there are {positions} positions")
     return Sizes(
         input_dim=channels,
         num_classes=outputs - 1,
         time=time,
         heads=queries // channels,
-        mask_width=width,
-        num_positions=time if table is None else len(table),
+        mask_width=shapes["global_mask.0.weight"][0],
+        num_positions=positions or time,
     )

@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from convert import experiments, tst_tables
+from convert.checked import other_commands
 from convert.mapping import Table
 
 DATASETS = ("gtea", "50salads", "breakfast")
@@ -79,9 +80,7 @@ def family_of(state: Mapping[str, Any], source: epath.Path) -> Family:
             return family
     known = "; ".join(f"{family.name} ({family.mark}...)" for family in FAMILIES)
     raise ValueError(
-        f"{source} is of no known family; its keys begin {sorted(state)[:4]}. Known: {known}. "
-        "For ASOT (mlp..., clusters) use: python -m convert asot; for FuSTAL, TriDet and ActionFormer "
-        "(aness_module..., backbone.embd...): python -m convert fustal"
+        f"{source} is of no known family; its keys begin {sorted(state)[:4]}. Known: {known}. {other_commands('tst')}"
     )
 
 

@@ -57,5 +57,5 @@ def test_optional_keys_may_be_missing() -> None:
 
 
 def test_another_file_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"not a state dict of SPOT: it has no classifier\.0\.weight"):
+    with pytest.raises(ValueError, match=r"not a whole state dict of SPOT: it has no classifier\.0\.weight"):
         spot_tables.sizes({"conv.weight": np.zeros(3)})
