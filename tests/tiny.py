@@ -66,6 +66,8 @@ def tiny_fustal(name: str = "fustal_thumos", **changes: Any) -> ConfigDict:
 def tiny_spot(name: str = "spot_anet", **changes: Any) -> ConfigDict:
     """`configs/<name>.py:demo` of the system SPOT shrunk to a few steps of a tiny network; changes as above."""
     config = importlib.import_module(f"configs.{name}").get_config("demo")
+    config.stages = ("labelled_only", "pretrain", "finetune")
+    config.finetune.pretrained = True
     config.data.update({"feature_dim": 32, "steps": 24})
     config.network.update({"heads": 2, "mask_width": 8, "positions": 24})
     config.mining.update({"easy": 5, "hard": 5})

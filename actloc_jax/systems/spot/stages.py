@@ -68,28 +68,25 @@ def pretrain_stage(config: ConfigDict, dataset: SpotDataset, workdir: epath.Path
 
 def finetune_stage(config: ConfigDict, dataset: SpotDataset, workdir: epath.Path) -> TrainStage:
     """Stage 2: as published, or as the paper describes it; from what stage 1 left, its optimizer included."""
-    options, found = config.finetune, dataset.videos
-    unlabelled = options.unlabelled and len(found.split.unlabelled) > 0
-    return _finetune(config, dataset, workdir, found, "finetune", unlabelled, _start(config, dataset, workdir))
+    unlabelled = _unlabelled_batch(config, dataset.videos) if config.finetune.unlabelled else 0
+    return _finetune(config, dataset, "finetune", unlabelled, _start(config, dataset, workdir))
 
 
 def labelled_only_stage(config: ConfigDict, dataset: SpotDataset, workdir: epath.Path) -> TrainStage:
     """The labelled videos alone, for as many steps, from scratch: what unlabelled ones must be compared with."""
-    found = dataset.videos
-    return _finetune(config, dataset, workdir, found, "labelled_only", False, None)
+    return _finetune(config, dataset, "labelled_only", 0, None)
 
 
 def _finetune(
     config: ConfigDict,
     dataset: SpotDataset,
-    workdir: epath.Path,
-    found: SemiSupervised,
     name: str,
-    unlabelled: bool,
+    unlabelled: int,
     warm_start: Callable[[TrainState], TrainState] | None,
 ) -> TrainStage:
-    options, classes = config.finetune, len(dataset.class_names)
-    net, chosen = settings.spot_network(config, classes), settings.finetune(config, unlabelled=unlabelled)
+    """A stage that learns from labels, with `unlabelled` other videos in every batch."""
+    options, classes, found = config.finetune, len(dataset.class_names), dataset.videos
+    net, chosen = settings.spot_network(config, classes), settings.finetune(config, unlabelled=unlabelled > 0)
     source = found.source("labelled")
     steps_per_epoch = -(-len(source) // options.batch_size)
     rate = _schedule(options, steps_per_epoch)
@@ -121,7 +118,25 @@ def _finetune(
     )
 
 
-def _batches(config: ConfigDict, classes: int, found: SemiSupervised, unlabelled: bool) -> Any:
+def _unlabelled_batch(config: ConfigDict, found: SemiSupervised) -> int:
+    """Unlabelled videos in a batch; 0 if there are none at all.
+
+    Raises:
+        ValueError: there are too few to fill a batch.
+    """
+    if not found.split.unlabelled:
+        return 0
+    options, videos = config.finetune, len(found.source("unlabelled"))
+    number = options.unlabelled_batch or published_unlabelled_batch(options.batch_size, config.data.labels)
+    if number > videos:
+        raise ValueError(
+            f"A batch takes {number} unlabelled videos, but there are {videos}. Set config.finetune.unlabelled_batch to "
+            f"at most {videos}, or config.finetune.unlabelled=False."
+        )
+    return number
+
+
+def _batches(config: ConfigDict, classes: int, found: SemiSupervised, unlabelled: int) -> Any:
     """Endless batches of labelled videos, with unlabelled ones beside them where they are used."""
     options, steps = config.finetune, config.data.steps
     common = {"seed": config.train.seed, "num_threads": config.train.threads, "shard": _shard()}
@@ -132,10 +147,9 @@ def _batches(config: ConfigDict, classes: int, found: SemiSupervised, unlabelled
                 found.source("labelled"), labelled, batch_size=options.batch_size, buckets=(steps,), **common
             )
         )
-    others = options.unlabelled_batch or published_unlabelled_batch(options.batch_size, config.data.labels)
     return paired_batches(
         found.source("labelled"), found.source("unlabelled"), transforms=(labelled, plain),
-        batch_sizes=(options.batch_size, others), steps=steps, **common,
+        batch_sizes=(options.batch_size, unlabelled), steps=steps, **common,
     )  # fmt: skip
 
 
@@ -194,14 +208,14 @@ def _start(config: ConfigDict, dataset: SpotDataset, workdir: epath.Path) -> Cal
     """What the second stage starts from: a checkpoint, the first stage of this workdir, or nothing.
 
     Raises:
-        FileNotFoundError: the first stage should have run, and has not.
+        FileNotFoundError: there is no such checkpoint; or, once it starts, the first stage has not run.
     """
     options = config.finetune
+    given = checkpoints.find_model(options.checkpoint) if options.checkpoint else None
 
     def from_checkpoint(fresh: TrainState) -> TrainState:
-        folder = checkpoints.find_model(options.checkpoint)
-        model, _ = checkpoints.load_model(folder)
-        return _with_params(fresh, checkpoints.fitted(model["params"], fresh.params, folder))
+        model, _ = checkpoints.load_model(given)
+        return _with_params(fresh, checkpoints.fitted(model["params"], fresh.params, given))
 
     def from_first_stage(fresh: TrainState) -> TrainState:
         folder = workdir / "checkpoints" / "pretrain" / "run"
@@ -218,7 +232,7 @@ def _start(config: ConfigDict, dataset: SpotDataset, workdir: epath.Path) -> Cal
         kept = {**moments.inner_states, BOTH: before.opt_state[0].inner_states[BOTH]}
         return _with_params(fresh, before.params)._replace(opt_state=(moments._replace(inner_states=kept), rate))
 
-    if options.checkpoint:
+    if given is not None:
         return from_checkpoint
     return from_first_stage if options.pretrained else None
 

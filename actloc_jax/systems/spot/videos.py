@@ -26,6 +26,7 @@ from actloc_jax.systems.api import Dataset
 from actloc_jax.systems.spot import settings
 
 SOURCES = ("spot", "folder", "prepared", "synthetic")
+DEMO = synthetic_spot.Settings(style=0.25, look=0.3, val_videos=100)
 PARTS: dict[str, Part] = {"train": "labelled", "val": "evaluation"}
 
 
@@ -69,7 +70,9 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> SpotDataset:
     def also_scored(split: str) -> dict[str, dict[str, Instances]]:
         del split
         filtered = videos.quirks.filter_evaluation
-        return {"all videos" if filtered else "as published, videos with long actions": truth_of(not filtered)}
+        others = truth_of(not filtered)
+        name = "all videos" if filtered else "as published, videos with long actions"
+        return {name: others} if any(len(instances) for instances in others.values()) else {}
 
     def problems(split: str) -> list[Problem]:
         return find_problems(config, videos) if split == "train" else []  # they look at all videos at once
@@ -110,7 +113,7 @@ def _open_store(config: ConfigDict, workdir: epath.Path) -> DividedStore:
         )
     root = data.root
     if data.source == "synthetic":
-        generated = synthetic_spot.Settings(labels=data.labels, channels=data.feature_dim)
+        generated = dataclasses.replace(DEMO, labels=data.labels, channels=data.feature_dim)
         root = synthetic_spot.write_folder(workdir / "demo_data", generated)
     names = {"annotations": data.annotations, "video_info": data.video_info, "ratio_files": data.ratio_files}
     return SpotFolder(root, labels=data.labels, classes=data.classes, **names, **features)
@@ -123,13 +126,14 @@ def _grid_of(data: ConfigDict) -> Grid | None:
 
 def find_problems(config: ConfigDict, videos: SemiSupervised) -> list[Problem]:
     """What is wrong with the videos, and with another model's scores of them, where those are used."""
+    found, scores = [], None
     try:
         scores = read_scores(config, videos.folder.class_names)
     except (FileNotFoundError, ValueError) as error:
-        return [Problem("error", str(error))]
-    if not isinstance(videos.folder, DetectionFolder):
-        return []  # prepared data were checked then
-    return spot_problems.find_problems(videos, scores=scores)
+        found.append(Problem("error", str(error)))
+    if isinstance(videos.folder, DetectionFolder):  # prepared data were checked then
+        found += spot_problems.find_problems(videos, scores=scores)
+    return found
 
 
 def read_scores(config: ConfigDict, class_names: Sequence[str]) -> Mapping[str, VideoScore] | None:
