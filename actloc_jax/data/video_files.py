@@ -1,0 +1,199 @@
+"""Video files as frames at a fixed rate and size, decoded with PyAV (the extra `video`; numpy only).
+
+The rate is reached as ffmpeg's `fps` filter does: frame k of the result is the last frame of the file whose time,
+rounded to whole result frames (halves up), is at most k. The size is reached as `ffmpeg -s` does: bicubic, the aspect
+ratio not kept. Times come from the file, not from its nominal frame rate, which is often wrong.
+Source: `klauscc/TALLFormer:tools/data/extract_frames.sh` (fps=15, 256x256).
+"""
+
+from __future__ import annotations
+
+import fractions
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
+
+
+class VideoIndex(NamedTuple):
+    """What a file says about its frames before any is decoded.
+
+    Attributes:
+        times: [frames] int64, time of each frame in units of `time_base`, the first is 0.
+        time_base: seconds of a unit.
+        start: time of the first frame in the file.
+        height, width: of a frame.
+    """
+
+    times: np.ndarray
+    time_base: fractions.Fraction
+    start: int
+    height: int
+    width: int
+
+    @property
+    def fps(self) -> float:
+        """Mean frames per second; 1 for a single frame."""
+        return 1.0 if len(self.times) < 2 else (len(self.times) - 1) / float(self.times[-1] * self.time_base)
+
+
+class VideoFile:
+    """A video file as frames. Its index is read at once, frames are decoded when asked for, from the key frame before.
+
+    Args:
+        path: the file.
+        fps: frames per second of the result; None keeps the frames of the file.
+        size: (height, width) of the result; None keeps that of the file.
+        max_frames: lowers `fps` so that about this many frames remain at most (ActivityNet: 768), never raises it.
+
+    Attributes:
+        path: the file.
+        index: what it says about its frames.
+        fps: frames per second of the result.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no video, a truncated one, or one that does not say when its frames are shown; PyAV is missing.
+    """
+
+    def __init__(
+        self,
+        path: epath.PathLike,
+        *,
+        fps: float | None = None,
+        size: tuple[int, int] | None = None,
+        max_frames: int | None = None,
+    ) -> None:
+        self.path = epath.Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path} does not exist; expected a video file")
+        self.index = read_index(self.path)
+        self.fps = self.index.fps if fps is None else float(fps)
+        if max_frames is not None:
+            self.fps *= min(1.0, max_frames / (len(self.index.times) * self.fps / self.index.fps))
+        self._size = size
+        every = fps is None and self.fps == self.index.fps
+        self._taken = np.arange(len(self.index.times)) if every else sample_frames_at(self.index, self.fps)
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a frame of the result."""
+        height, width = self._size or (self.index.height, self.index.width)
+        return height, width, 3
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """Frames `first` to `first + count` of the result: [count, height, width, 3] uint8 RGB.
+
+        Raises:
+            ValueError: frames that the video does not have, or that cannot be decoded.
+        """
+        if first < 0 or count < 0 or first + count > len(self):
+            raise ValueError(
+                f"{self.path} has {len(self)} frames at {self.fps:g} fps; asked for {count} from {first} on"
+            )
+        frames = np.empty([count, *self.shape], np.uint8)
+        times = self.index.times[self._taken[first : first + count]]
+        waiting = {int(time) for time in times}
+        for time, frame in _decode(self.path, self.index, times) if count else ():
+            if time in waiting:
+                waiting.remove(time)
+                frames[times == time] = self._picture(frame)
+        if waiting:
+            raise ValueError(
+                f"{self.path}: {len(waiting)} frames from second {float(min(waiting) * self.index.time_base):.2f} on "
+                f"cannot be decoded; the file is damaged. Copy or encode it again."
+            )
+        return frames
+
+    def _picture(self, frame: Any) -> np.ndarray:
+        if self._size is not None:
+            height, width = self._size
+            frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
+        return frame.to_ndarray(format="rgb24")
+
+
+def sample_frames_at(index: VideoIndex, fps: float) -> np.ndarray:
+    """Which frame of the file each frame at another rate is, [frames] int64; see the head of this file."""
+    rate = index.time_base * fractions.Fraction(fps).limit_denominator(10**6)
+    # In whole numbers, so that halves are halves: round(x) = floor((2 x numerator + denominator) / (2 denominator)).
+    slots = (2 * index.times * rate.numerator + rate.denominator) // (2 * rate.denominator)
+    step = int(index.times[-1] - index.times[-2]) if len(index.times) > 1 else 0
+    end = (2 * (int(index.times[-1]) + step) * rate.numerator + rate.denominator) // (2 * rate.denominator)
+    return np.searchsorted(slots, np.arange(max(end, 1)), side="right") - 1
+
+
+def read_index(path: epath.Path) -> VideoIndex:
+    """Reads when the frames of a file are shown, without decoding them.
+
+    Raises:
+        ValueError: see `VideoFile`.
+    """
+    av = _pyav()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path} has no video stream; expected a video file")
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            height, width = stream.height, stream.width
+            time_base, stated = stream.time_base, stream.frames
+            seconds = 0.0
+            if stream.duration:
+                seconds = float(stream.duration * time_base)
+            elif container.duration and len(container.streams) == 1:
+                seconds = container.duration / av.time_base
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path} cannot be read as a video ({error}); it is damaged or something else") from error
+    shown = [packet.pts if packet.pts is not None else packet.dts for packet in packets if not packet.is_discard]
+    if not shown or time_base is None or any(time is None for time in shown):
+        raise ValueError(
+            f"{path} does not say when its {len(shown)} frames are shown, so its frame rate is unknown. Put it into a "
+            f"container that does: ffmpeg -r <fps> -i {path.name} -c copy {path.stem}.mkv"
+        )
+    times = np.unique(np.asarray(shown, np.int64))
+    index = VideoIndex(times - times[0], time_base, int(times[0]), height, width)
+    found = len(times) / index.fps
+    if len(packets) < stated or found < 0.95 * seconds - 0.5:
+        raise ValueError(
+            f"{path} ends after {found:.2f} of {seconds:.2f} seconds, with {len(packets)} frames"
+            f"{f' of {stated}' if stated else ''}: it is truncated. Copy it again."
+        )
+    return index
+
+
+def _decode(path: epath.Path, index: VideoIndex, times: np.ndarray) -> Iterator[tuple[int, Any]]:
+    """(time, decoded frame) from the key frame before `times[0]` to `times[-1]`."""
+    av = _pyav()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            if times[0] > 0:
+                container.seek(int(times[0]) + index.start, stream=stream)
+            for frame in container.decode(stream):
+                time = frame.pts if frame.pts is not None else frame.dts
+                if time is None:
+                    continue
+                yield time - index.start, frame
+                if time - index.start >= times[-1]:
+                    return
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path} cannot be decoded ({error}); the file is damaged. Copy it again.") from error
+
+
+def _pyav() -> ModuleType:
+    """PyAV, imported when a video is read: it is not needed for frames on disk."""
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError(
+            "reading video files needs PyAV: pip install 'actloc_jax[video]' (or: pip install av)"
+        ) from error
+    return av

@@ -1,0 +1,166 @@
+"""Videos as random access to frames: a video file, a folder of decoded images, or a `.npy` array (numpy only).
+
+```
+<video>.mp4, .mkv, .avi ...     decoded when needed, see video_files.py
+<video>/00001.png ...           one image per frame in order of their names, as `ffmpeg -vf fps=15 ... %05d.png` writes
+<video>.npy                     uint8 [time, height, width, 3] RGB, memory-mapped
+```
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from etils import epath
+from PIL import Image, UnidentifiedImageError
+
+from actloc_jax.data.video_files import VIDEO_SUFFIXES, VideoFile
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class Frames(Protocol):
+    """The frames of a video at `fps` frames per second; `shape` is (height, width, 3)."""
+
+    fps: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """[count, height, width, 3] uint8 RGB."""
+
+
+class FrameFolder:
+    """A folder with one image per frame.
+
+    Args:
+        path: the folder.
+        fps: frames per second at which they were taken.
+
+    Raises:
+        FileNotFoundError: no images.
+    """
+
+    def __init__(self, path: epath.PathLike, *, fps: float) -> None:
+        self.path, self.fps = epath.Path(path), fps
+        folder = self.path if self.path.is_dir() else None
+        self._files = (
+            sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES) if folder else []
+        )
+        if not self._files:
+            raise FileNotFoundError(f"{self.path} holds no images; expected one per frame, 00001.png, 00002.png ...")
+        self._shape = _image(self._files[0]).shape
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels, those of the first image."""
+        return self._shape
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """[count, height, width, 3] uint8 RGB.
+
+        Raises:
+            ValueError: frames that are not there, an image that cannot be read or is of another size.
+        """
+        _check_range(self.path, len(self), first, count)
+        frames = np.empty([count, *self.shape], np.uint8)
+        for frame, file in zip(frames, self._files[first : first + count], strict=True):
+            image = _image(file)
+            if image.shape != self.shape:
+                raise ValueError(
+                    f"{file} is {image.shape[:2]} large, the first frame {self.shape[:2]}; extract them again"
+                )
+            frame[:] = image
+        return frames
+
+
+class FrameArray:
+    """A `.npy` file of frames, read where it is needed.
+
+    Args:
+        path: the file, uint8 [time, height, width, 3] RGB.
+        fps: frames per second at which they were taken.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another type or shape.
+    """
+
+    def __init__(self, path: epath.PathLike, *, fps: float) -> None:
+        self.path, self.fps = epath.Path(path), fps
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path} does not exist; expected frames, uint8 [time, height, width, 3]")
+        try:
+            self._frames = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{self.path} cannot be read as a .npy file ({error}); write it again") from error
+        if self._frames.dtype != np.uint8 or self._frames.ndim != 4 or self._frames.shape[-1] != 3:
+            found = f"{self._frames.dtype} {list(self._frames.shape)}"
+            raise ValueError(f"{self.path} is {found}; expected uint8 [time, height, width, 3]")
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self._frames.shape[1:]
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """[count, height, width, 3] uint8 RGB. Raises ValueError for frames that are not there."""
+        _check_range(self.path, len(self), first, count)
+        return np.array(self._frames[first : first + count])
+
+
+def open_frames(
+    path: epath.PathLike, *, fps: float, size: tuple[int, int] | None = None, max_frames: int | None = None
+) -> Frames:
+    """Opens a video in any of the three forms.
+
+    Args:
+        path: the video; for decoded frames the folder or the `.npy` file.
+        fps: frames per second of the result; decoded frames must have been taken at it.
+        size: (height, width); decoded frames must have it.
+        max_frames: see `VideoFile`.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: something else, or frames of another size.
+    """
+    path = epath.Path(path)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return VideoFile(path, fps=fps, size=size, max_frames=max_frames)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a video file, a folder of images or a .npy file")
+    if not path.is_dir() and path.suffix != ".npy":
+        raise ValueError(
+            f"{path} is no video: expected {', '.join(VIDEO_SUFFIXES)}, a folder of images, or a .npy file of frames"
+        )
+    frames = FrameFolder(path, fps=fps) if path.is_dir() else FrameArray(path, fps=fps)
+    if size is not None and frames.shape[:2] != tuple(size):
+        raise ValueError(
+            f"{path} has frames of {frames.shape[0]}x{frames.shape[1]}, expected {size[0]}x{size[1]} (height x width); "
+            f"extract them again at that size or change the config's frame size"
+        )
+    return frames
+
+
+def _image(file: epath.Path) -> np.ndarray:
+    """[height, width, 3] uint8."""
+    try:
+        with file.open("rb") as opened, Image.open(opened) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as an image ({error}); extract the frames again") from error
+
+
+def _check_range(path: epath.Path, frames: int, first: int, count: int) -> None:
+    if first < 0 or count < 0 or first + count > frames:
+        raise ValueError(f"{path} has {frames} frames; asked for {count} from {first} on")
