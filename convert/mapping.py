@@ -68,12 +68,21 @@ def _as_heads_and_distances(array: Array) -> Array:  # [heads, window] -> [1, 1,
     return array[None, None]
 
 
+def _taps_first(array: Array) -> Array:  # [out, in, time, height, width] -> [time, height, width, in, out]
+    return array.transpose(2, 3, 4, 1, 0)
+
+
+def _taps_last(array: Array) -> Array:  # [time, height, width, in, out] -> [out, in, time, height, width]
+    return array.transpose(4, 3, 0, 1, 2)
+
+
 _BIAS = Leaf("bias", "bias", _same, _same)
 # How the arrays of each kind of module are laid out; PyTorch puts the output axis first and the taps last.
 LAYOUTS: dict[str, tuple[Leaf, ...]] = {
     "linear": (Leaf("weight", "kernel", _reversed_axes, _reversed_axes), _BIAS),
     "pointwise": (Leaf("weight", "kernel", _without_tap, _with_tap), _BIAS),  # a convolution of one tap
     "conv": (Leaf("weight", "kernel", _reversed_axes, _reversed_axes), _BIAS),
+    "video_conv": (Leaf("weight", "kernel", _taps_first, _taps_last), _BIAS),
     "norm": (Leaf("weight", "scale", _same, _same), _BIAS),
     "batch_norm": (
         Leaf("weight", "scale", _same, _same),
@@ -96,7 +105,15 @@ LAYOUTS: dict[str, tuple[Leaf, ...]] = {
     "scalar_in_vector": (Leaf("scale", "", _only_value, _as_only_value),),
     "position_bias": (Leaf("rel_pe", "rel_pe", _heads_and_distances, _as_heads_and_distances),),
 }
-_WEIGHT_AXES = {"linear": 2, "pointwise": 3, "conv": 3, "embedding": 2, "in_projection": 2, "matrix": 2}
+_WEIGHT_AXES = {
+    "linear": 2,
+    "pointwise": 3,
+    "conv": 3,
+    "video_conv": 5,
+    "embedding": 2,
+    "in_projection": 2,
+    "matrix": 2,
+}
 _AXES = {  # of all arrays of a layout
     "batch_norm": 1,
     "channel_norm": 3,

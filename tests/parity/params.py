@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actloc_jax.layers.functional import Params, unflatten
-from convert import asot, fustal_tables, spot_tables, tst_tables
+from convert import asot, fustal_tables, spot_tables, tallformer_tables, tst_tables
 from convert.mapping import Table
 
 
@@ -95,6 +95,13 @@ def older_refiner_params(state: Mapping[str, Any]) -> Params:
 def boundary_stage_params(state: Mapping[str, Any], prefix: str = "") -> Params:
     """One MS-TCN stage, such as an ASRF boundary stage below `brb.0.`."""
     return params_of(tst_tables.DILATED_STACK, state, prefix)
+
+
+def swin_params(state: Mapping[str, Any], table: Table = tallformer_tables.VIDEO_SWIN, prefix: str = "") -> Params:
+    """A `VideoSwin`, or with its table one of its parts, from a state dict or its keys below `prefix`."""
+    buffers = tallformer_tables.BACKBONE_BUFFERS
+    kept = {key: value for key, value in _below(state, prefix).items() if key.rsplit(".", 1)[-1] not in buffers}
+    return unflatten(table.convert_all(kept))
 
 
 # The older TST models name the refiner's blocks differently; no checkpoint of them is published.
