@@ -96,8 +96,12 @@ def _without_targets(data: SemiSupervised, part: Part) -> list[Problem]:
     total = data.annotated(part)
     if not total:
         return []
+    filtered = part == "evaluation" and data.quirks.filter_evaluation
     try:
-        empty = data.without_targets(part)
+        counted = set(data.evaluated(need_features=False)) if filtered else set()
+        empty = (
+            [video.video for video in total if video.video not in counted] if filtered else data.without_targets(part)
+        )
     except ValueError as error:
         return [Problem("error", str(error))]
     if not empty:
@@ -105,11 +109,12 @@ def _without_targets(data: SemiSupervised, part: Part) -> list[Problem]:
     fate = {
         "labelled": "left out" if data.quirks.long_segments_only else "taught as background",
         "unlabelled": "left out" if data.quirks.filter_unlabelled else "used all the same",
-        "evaluation": "not evaluated" if data.quirks.filter_evaluation else "evaluated all the same",
+        "evaluation": "not evaluated" if filtered else "evaluated all the same",
     }[part]
+    needed = part == "labelled" or filtered
     return [
         Problem(
-            "error" if part == "labelled" and len(empty) == len(total) else "warning",
+            "error" if needed and len(empty) == len(total) else "warning",
             f"{len(empty)} of {len(total)} {part} videos have no segment that counts at {data.steps} steps, e.g. "
             f"{', '.join(empty[:LISTED])}; they are {fate}",
         )

@@ -111,13 +111,14 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     Raises:
         ValueError: the rows do not divide over the devices.
     """
-    rows = next(iter(batch.values())).shape[0] * jax.process_count()
     shards = mesh.shape["data"]
-    if rows % shards:
-        raise ValueError(
-            f"A batch of {rows} does not divide over {shards} devices. Set the batch_size of the stage "
-            f"(--config.<stage>.batch_size) to a multiple of {shards}."
-        )
+    for name, array in batch.items():
+        rows = array.shape[0] * jax.process_count()
+        if rows % shards:
+            raise ValueError(
+                f"A batch of {rows} ({name}) does not divide over {shards} devices. Set the batch_size of the stage "
+                f"(--config.<stage>.batch_size) to a multiple of {shards}."
+            )
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 

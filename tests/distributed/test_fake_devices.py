@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from actloc_jax.layers.functional import flatten
 from actloc_jax.training import checkpoints
@@ -42,6 +43,18 @@ config.student.learning_rate = 1e-4
 config.generator.update({"batch_size": 16, "steps": 5, "evaluate_every": 0})
 config.train.update({"log_steps": 1})
 config.stages = ("generator", "student")
+splits.each(config, __import__("etils.epath").epath.Path(sys.argv[1]), train.train)
+"""
+SPOT_PROGRAM = """
+import sys
+from actloc_jax import evaluate, splits, train
+from tests.test_asot_resume import NoEvaluator
+from tests.tiny import tiny_spot
+evaluate.evaluate, evaluate.Evaluator = lambda *arguments, **options: {}, NoEvaluator
+config = tiny_spot(data__labels=18.0, eval__select=None, train__log_steps=1)
+config.pretrain.update({"batch_size": 48, "learning_rate": 1e-4})
+config.finetune.update({"epochs": 1, "learning_rate": 1e-4, "min_mask": 0.5, "flexible": True})
+config.stages = ("pretrain", "finetune")
 splits.each(config, __import__("etils.epath").epath.Path(sys.argv[1]), train.train)
 """
 
@@ -104,3 +117,24 @@ def test_eight_devices_train_fustal_like_one(tmp_path: pathlib.Path) -> None:
         assert (before["stage"], before["step"]) == (after["stage"], after["step"])
         np.testing.assert_allclose(after["train/loss"], before["train/loss"], rtol=1e-4)
         assert before.get("train/labels") == after.get("train/labels")
+
+
+def test_eight_devices_train_spot_like_one(tmp_path: pathlib.Path) -> None:
+    """Five steps of each stage, the last with filler rows, on some devices nothing else; masks share one median."""
+    runs = {"one": 1, "eight": 8}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: _train(tmp_path / name, runs[name], SPOT_PROGRAM), runs))
+    for stage in ("pretrain", "finetune"):
+        models = [checkpoints.load_model(tmp_path / name / "checkpoints" / stage / "best") for name in runs]
+        expected, found = (flatten(model["params"]) for model, _ in models)
+        for path, values in expected.items():
+            np.testing.assert_allclose(found[path], values, atol=1e-5, err_msg=path)
+    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in runs]
+    expected, found = ([row for row in map(json.loads, lines) if "train/loss" in row] for lines in rows)
+    assert [row["stage"] for row in expected] == [row["stage"] for row in found] == ["pretrain"] * 5 + ["finetune"] * 5
+    for row, other in zip(expected, found, strict=True):
+        for name in (name for name in row if name.startswith("train/")):
+            assert other[name] == pytest.approx(row[name], rel=1e-4), (name, row["step"])
+    trusted = [row["train/unlabelled/trusted"] for row in expected if row["stage"] == "finetune"]
+    assert min(trusted) > 0
+    assert len(set(trusted)) > 3  # thresholds of classes move, from counts over all devices

@@ -130,8 +130,8 @@ def _unlabelled_batch(config: ConfigDict, found: SemiSupervised) -> int:
     number = options.unlabelled_batch or published_unlabelled_batch(options.batch_size, config.data.labels)
     if number > videos:
         raise ValueError(
-            f"A batch takes {number} unlabelled videos, but there are {videos}. Set config.finetune.unlabelled_batch to "
-            f"at most {videos}, or config.finetune.unlabelled=False."
+            f"A batch takes {number} unlabelled videos, but there are {videos}. Set config.finetune.unlabelled_batch "
+            f"to at most {videos}, or config.finetune.unlabelled=False."
         )
     return number
 
