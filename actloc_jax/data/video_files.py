@@ -18,6 +18,9 @@ from etils import epath
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
 
+NO_TIMES = 0x80
+"""Flag of ffmpeg's formats without time stamps (AVFMT_NOTIMESTAMPS), whose frame rate ffmpeg makes up."""
+
 
 class VideoIndex(NamedTuple):
     """What a file says about its frames before any is decoded.
@@ -144,6 +147,7 @@ def read_index(path: epath.Path) -> VideoIndex:
             packets = [packet for packet in container.demux(stream) if packet.size]
             height, width = stream.height, stream.width
             time_base, stated = stream.time_base, stream.frames
+            timed = not container.format.flags & NO_TIMES
             seconds = 0.0
             if stream.duration:
                 seconds = float(stream.duration * time_base)
@@ -152,7 +156,7 @@ def read_index(path: epath.Path) -> VideoIndex:
     except av.error.FFmpegError as error:
         raise ValueError(f"{path} cannot be read as a video ({error}); it is damaged or something else") from error
     shown = [packet.pts if packet.pts is not None else packet.dts for packet in packets if not packet.is_discard]
-    if not shown or time_base is None or any(time is None for time in shown):
+    if not shown or not timed or time_base is None or any(time is None for time in shown):
         raise ValueError(
             f"{path} does not say when its {len(shown)} frames are shown, so its frame rate is unknown. Put it into a "
             f"container that does: ffmpeg -r <fps> -i {path.name} -c copy {path.stem}.mkv"
