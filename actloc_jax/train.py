@@ -174,7 +174,8 @@ def _start(
         iterator.set_state(iterator_state)
         log.info("%s: resumed from step %d", stage.name, runs.latest_step)
         return state, shardings, runs.latest_step
-    state = stage.scratch(key)
+    # State that is split over devices may not fit on one: it is made where it belongs.
+    state = jax.jit(stage.scratch, out_shardings=shardings)(key) if stage.shardings else stage.scratch(key)
     if stage.warm_start is not None:
         state = stage.warm_start(state)
     log.info("%s: starts with %s parameters", stage.name, f"{functional.count(state.params):,}")

@@ -124,9 +124,16 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def put_state(state: Any, shardings: Any) -> Any:
-    """Places a host or single-device state as `shardings` say; works in multi-process jobs, where all hold the same."""
+    """Places a host or single-device state as `shardings` say; works in multi-process jobs, where all hold the same.
+
+    What is split over devices and lies there already stays: it may be larger than a device or a host. All else is
+    copied, as leaves of a fresh state may share memory, which a step that donates them must not see.
+    """
 
     def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        placed = isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+        if placed and not leaf.is_fully_replicated:
+            return leaf
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
