@@ -43,8 +43,8 @@ def features(root: str, **changes: Any) -> ConfigDict:
         # Frames from row to row, frames of a row, frames per second of all videos (0: each has its own), and what an
         # integer position is: centre | start. A stride of 0: the rows cover each video evenly.
         "grid": {"stride": 4.0, "window": 16.0, "fps": 0.0, "align": "centre"},
-        "train_subsets": ("validation",),
-        "test_subsets": ("test",),
+        "train_subsets": "validation",  # of the annotations; several with commas
+        "test_subsets": "test",
         "train_list": "",  # file under root with one video per line; empty: the whole subset
         "test_list": "",
         "unknown_durations": False,  # whether a video may have none
@@ -216,7 +216,7 @@ def demo_features(steps_per_video: str = "centre") -> ConfigDict:
         "",
         feature_dim=64,
         grid=ConfigDict({"stride": 16.0, "window": 16.0, "fps": 25.0, "align": steps_per_video}),
-        train_subsets=("train",),
+        train_subsets="train",
     )
 
 

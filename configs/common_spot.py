@@ -54,8 +54,8 @@ def data(root: str, labelled: float, **changes: Any) -> ConfigDict:
         # Source folder: frames from row to row, of a row, per second (0: each video's own); stride 0: rows cover each
         # video evenly.
         "grid": {"stride": 0.0, "window": 0.0, "fps": 0.0, "align": "start"},
-        "train_subsets": ("training",),
-        "test_subsets": ("validation",),
+        "train_subsets": "training",
+        "test_subsets": "validation",
         "missing_features": "error",  # error | skip
         "keep_in_memory": True,  # features at `steps` rows, once they are read
         "steps": 100,  # rows that every video is resized to

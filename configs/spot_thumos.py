@@ -38,8 +38,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         feature_dim=2048,
         classes="",
         grid={"stride": 4.0, "window": 16.0, "fps": 0.0, "align": "centre"},
-        train_subsets=("validation",),
-        test_subsets=("test",),
+        train_subsets="validation",
+        test_subsets="test",
         steps=256,
     )
     config = common_spot.experiment(config, args)

@@ -84,7 +84,7 @@ def test_has_the_published_settings(name: str) -> None:
     assert sizes.length_multiple == (576 if name == "actionformer_thumos" else 32)
     view = config.data.student
     assert view.grid.to_dict() == {"stride": 4.0, "window": 16.0, "fps": 0.0, "align": "centre"}
-    assert (view.train_subsets, view.test_subsets) == (("validation",), ("test",))
+    assert (view.train_subsets, view.test_subsets) == ("validation", "test")
     supervised = name != "fustal_thumos"
     assert config.train.seed == (1234567891 if supervised else 3407)
     assert config.eval.tiou == tuple(np.arange(3 if supervised else 1, 8) / 10)

@@ -120,7 +120,7 @@ def test_thumos_has_its_own_grid_and_thresholds() -> None:
     config = _config("spot_thumos", "labels=60")
     assert config.eval.tiou == (0.3, 0.4, 0.5, 0.6, 0.7)
     assert config.data.grid.to_dict() == {"stride": 4.0, "window": 16.0, "fps": 0.0, "align": "centre"}
-    assert (config.data.train_subsets, config.data.test_subsets) == (("validation",), ("test",))
+    assert (config.data.train_subsets, config.data.test_subsets) == ("validation", "test")
     (paper,) = config.paper.values()
     assert dict(paper)["mAP@0.3"] == 58.9
     assert dict(paper)["mAP"] == 41.5
@@ -258,6 +258,17 @@ def test_evaluates_with_other_ways_to_decode(
         assert 0 < len(found["one snippet"][video]) < len(rows)
         assert found["no masks"][video] == []
         assert sum(row["score"] for row in found["mild"][video]) > sum(row["score"] for row in rows)
+
+
+def test_written_predictions_are_scored_by_both_protocols(
+    demo: tuple[epath.Path, dict[str, dict[str, float]]], tmp_path: pathlib.Path, no_report: None
+) -> None:
+    workdir, before = demo
+    path = workdir / "predictions" / "detections.json"
+    metrics = splits.each(tiny_spot(), tmp_path, lambda c, w: evaluate.evaluate(c, w, predictions=path))
+    assert list(metrics) == [name.replace("SPOT", "detections") for name in before]
+    for found, expected in zip(metrics.values(), before.values(), strict=True):
+        assert found == pytest.approx(expected, abs=0.01)
 
 
 def test_with_all_labels_training_is_supervised(tmp_path: pathlib.Path, no_report: None) -> None:

@@ -115,7 +115,7 @@ def open_folder(config: ConfigDict, name: str, workdir: epath.Path) -> Detection
     root = view.root
     if data.source == "synthetic":
         root = synthetic_detection.write_folder(workdir / "demo_data", DEMO)
-    subsets = {"train": tuple(view.train_subsets), "test": tuple(view.test_subsets)}
+    subsets = {"train": view.train_subsets.split(","), "test": view.test_subsets.split(",")}
     lists = {"train": view.train_list, "test": view.test_list}
     return DetectionFolder(
         root,

@@ -106,7 +106,7 @@ def _open_store(config: ConfigDict, workdir: epath.Path) -> DividedStore:
             data.root,
             annotations=data.annotations,
             grid=_grid_of(data),
-            subsets={"train": tuple(data.train_subsets), "test": tuple(data.test_subsets)},
+            subsets={"train": data.train_subsets.split(","), "test": data.test_subsets.split(",")},
             classes=data.classes,
             outside="warning",
             **features,
