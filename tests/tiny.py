@@ -52,7 +52,7 @@ def tiny_fustal(name: str = "fustal_thumos", **changes: Any) -> ConfigDict:
         config.student.distil_from = 1
     student = config.network.student
     student.update({"width": 16, "neck_width": 16, "head_width": 16, "stem_blocks": 1, "branch_blocks": 1})
-    student.update({"head_layers": 2, "max_length": 128})
+    student.update({"embedding_layers": 1, "head_layers": 1, "max_length": 128})
     if student.block == "sgp":
         student.update({"sgp_hidden": 16, "bins": 8})
     config.student.update({"epochs": 2, "warmup_epochs": 1, "batch_size": 8, "ranges": ((0, 12), (12, 10000))})
@@ -73,6 +73,7 @@ def tiny_spot(name: str = "spot_anet", **changes: Any) -> ConfigDict:
     config.mining.update({"easy": 5, "hard": 5})
     config.pretrain.update({"epochs": 1, "batch_size": 96})
     config.finetune.update({"epochs": 2, "batch_size": 8, "unlabelled_batch": 16, "evaluate_every": 1})
+    config.finetune.update({"min_mask": 0.5, "flexible": True, "teacher": True, "ema_decay": 0.5})
     config.decode.batch_size = 2
     config.eval.timelines = 1
     return _changed(config, changes)

@@ -14,7 +14,7 @@ from actloc_jax.systems.api import Predictor
 from actloc_jax.systems.fustal import settings
 from actloc_jax.systems.fustal.decode import Candidates
 from actloc_jax.systems.fustal.student_predictor import student_predictor
-from actloc_jax.systems.fustal.videos import FeatureInputs, grid_of
+from actloc_jax.systems.fustal.videos import open_inputs
 from actloc_jax.systems.runner import Runner
 from tests.tiny import tiny_fustal
 
@@ -60,13 +60,13 @@ def test_padding_that_is_not_seen_changes_nothing_and_padding_that_is_seen_does(
     assert np.abs(seen.scores[0, :20] - exact.scores[0, :20]).max() > 1e-3, "the comparison shows nothing"
 
 
-def inputs(folder: pathlib.Path, config: ConfigDict) -> FeatureInputs:
+def inputs(folder: pathlib.Path, config: ConfigDict) -> Any:
     """Files of random features of the `LENGTHS`."""
     rng = np.random.default_rng(2)
     paths = [folder / f"{name}.npy" for name in LENGTHS]
     for path, rows in zip(paths, LENGTHS.values(), strict=True):
         np.save(path, rng.standard_normal([rows, 64]).astype(np.float32))
-    return FeatureInputs(paths, 64, grid_of(config.data.student), 25.0)
+    return open_inputs(config, {"stage": "student"}, [str(path) for path in paths])
 
 
 TOGETHER = {"decode__batch_size": 2, "data__max_buckets": 1}
