@@ -12,9 +12,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from actloc_jax.systems.tallformer import bank as banks
 from actloc_jax.training import checkpoints, sharding
+from actloc_jax.training.state import Gradients, LossOutput, create, gradient_step, without
 from benchmarks import memory_bank
 
 COUNTS = (70, 1500, 9, 800, 333)
@@ -94,6 +96,7 @@ def main() -> None:
     bank, read = run(half, mesh, "rows", STEPS // 2, STEPS)
     found["restored_same"] = same(bank, expected_bank) and same(read, expected_read[STEPS // 2 :])
     found["large"] = large_bank()
+    found["loop"] = loop_step()
     print(json.dumps(found))
 
 
@@ -111,6 +114,50 @@ def large_bank() -> dict[str, int]:
         "received": measured.received,
         "planned": traffic.received_to_read + traffic.received_to_write,
     }
+
+
+def loop_step() -> dict[str, object]:
+    """The half of a train step that sees the batch, as the loop compiles it, with a bank in `extra`."""
+    mesh = sharding.make_mesh()
+    plan = banks.BankPlan((3000,) * 20, 64, "float32", 8, "rows")
+    access = banks.BankAccess(mesh, plan.layout, rows_per_chunk=4)
+
+    def loss(params, state, batch, key) -> LossOutput:
+        bank = state.extra["bank"]
+        features = batch["frames"] * params["scale"]
+        numbers = [
+            access.row_numbers(bank, batch["index"], batch[name], batch["first_row"]) for name in ("drop", "keep")
+        ]
+        read = access.read(bank, numbers[0], state.step)
+        window = banks.compose(features, read.features, batch["keep"], batch["drop"], CHUNKS)
+        bank = access.write(bank, numbers[1], features, state.step, after=read)
+        return LossOutput((window**2).mean(), banks.staleness(read.ages), {}, {"bank": bank})
+
+    tx = optax.sgd(0.1)
+    step = gradient_step(loss, tx)
+    shapes = jax.eval_shape(lambda: create({"scale": jnp.ones(64)}, tx, extra={"bank": banks.empty(plan)}))
+    places = sharding.state_shardings(shapes, mesh, banks.shardings(plan.layout))
+    chunks = {"keep": KEPT, "drop": CHUNKS - KEPT}
+    batch = {name: jax.ShapeDtypeStruct([BATCH, count], jnp.int32) for name, count in chunks.items()}
+    batch |= {name: jax.ShapeDtypeStruct([BATCH], jnp.int32) for name in ("index", "first_row")}
+    batch["frames"] = jax.ShapeDtypeStruct([BATCH, KEPT, 4, 64], jnp.float32)
+    everywhere = sharding.replicated(mesh)
+    compiled = (
+        jax.jit(
+            step.gradients,
+            donate_argnums=0,
+            in_shardings=(
+                places.extra,
+                without(places, "extra", "opt_state"),
+                sharding.batch_sharding(mesh),
+                everywhere,
+            ),
+            out_shardings=Gradients(places.params, places.batch_stats, places.extra, everywhere),
+        )
+        .lower(shapes.extra, without(shapes, "extra", "opt_state"), batch, jax.eval_shape(lambda: jax.random.key(0)))
+        .compile()
+    )
+    return {"part": plan.bytes_per_device, "beside": compiled.memory_analysis().temp_size_in_bytes}
 
 
 if __name__ == "__main__":

@@ -46,3 +46,7 @@ def test_a_bank_larger_than_a_device_costs_each_its_part_and_the_planned_traffic
     assert large["arguments"] < large["bank"] / 8 + 50e6
     assert large["beside"] < 60e6  # a copy of this device's part would be 2 GB
     assert large["planned"] <= large["received"] < 1.02 * large["planned"]
+
+
+def test_a_train_step_changes_the_bank_in_place(found: dict) -> None:
+    assert found["loop"]["beside"] < found["loop"]["part"] / 4
