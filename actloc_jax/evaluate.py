@@ -39,23 +39,28 @@ class Evaluator:
 
     def score(self, results: dict[str, list[Result]], split: str) -> dict[str, dict[str, float]]:
         """Metrics by source, of given results; then those of the data set's other evaluations of the first source."""
-        truth = self._dataset.truth(split)
-        metrics = {source: self._score(rows, truth) for source, rows in results.items()}
-        source, own = next(iter(results.items()))
-        for name, other in self._dataset.also_scored(split).items():
-            metrics[f"{source}, {name}"] = self._score(own, other)
-        return metrics
-
-    def _score(self, rows: Sequence[Result], truth: dict[str, Any]) -> dict[str, float]:
-        """Metrics of the results of the videos that have ground truth."""
-        known = [row for row in rows if row.video in truth]
-        return self._results.score(known, truth, self._dataset.class_names, self._config.eval)
+        return _scores(self._results, self._dataset, results, split, self._config.eval)
 
     def rehearse(self, model: Any) -> dict[str, dict[str, float]]:
         """Predicts and scores one batch, so that a broken evaluation is found before the training and not after."""
         split = self._config.eval.selection_split
         results = self._runner.run(model, self._dataset.source(split), seed=0, limit=1)
         return self.score(results, split)
+
+
+def _scores(
+    task: Any, dataset: api.Dataset, results: dict[str, list[Result]], split: str, options: ConfigDict
+) -> dict[str, dict[str, float]]:
+    """Metrics by source, then of the first source by the data set's other evaluations."""
+
+    def score(rows: Sequence[Result], truth: dict[str, Any]) -> dict[str, float]:
+        known = [row for row in rows if row.video in truth]
+        return task.score(known, truth, dataset.class_names, options)
+
+    metrics = {source: score(rows, dataset.truth(split)) for source, rows in results.items()}
+    source, own = next(iter(results.items()))
+    others = {f"{source}, {name}": score(own, truth) for name, truth in dataset.also_scored(split).items()}
+    return metrics | others
 
 
 def evaluate(
@@ -133,8 +138,9 @@ def _evaluate_predictions(
             "%s: %d results of other videos are left out; %d of %d videos have none%s",
             path, len(found) - len(rows), len(missing), len(truth), f", e.g. {missing[0]}" if missing else "",
         )  # fmt: skip
-    results = {path.name.split(".")[0]: rows}
-    metrics = {name: task.score(rows, truth, dataset.class_names, config.eval) for name, rows in results.items()}
+    source = path.name.split(".")[0]
+    results = {source: rows}
+    metrics = _scores(task, dataset, {source: found}, config.data.test_split, config.eval)
     if jax.process_index() == 0:
         references = {**workdirs.paper_numbers(config), "chance": dataset.chance(config.data.test_split)}
         _publish(system, config, dataset, results, metrics, references, workdir)

@@ -25,7 +25,7 @@ def _train(workdir: pathlib.Path) -> None:
     config = tiny_spot(
         train__checkpoint_steps=4, train__log_steps=1, pretrain__epochs=2, finetune__epochs=4, eval__select=None
     )
-    config.finetune.update({"evaluate_every": 0, "flexible": True, "teacher": True, "ema_decay": 0.5})
+    config.finetune.evaluate_every = 0
     config.stages = ("pretrain", "finetune")
     splits.each(config, workdir, train.train)
 

@@ -51,9 +51,8 @@ from actloc_jax import evaluate, splits, train
 from tests.test_asot_resume import NoEvaluator
 from tests.tiny import tiny_spot
 evaluate.evaluate, evaluate.Evaluator = lambda *arguments, **options: {}, NoEvaluator
-config = tiny_spot(data__labels=18.0, eval__select=None, train__log_steps=1)
-config.pretrain.update({"batch_size": 48, "learning_rate": 1e-4})
-config.finetune.update({"epochs": 1, "learning_rate": 1e-4, "min_mask": 0.5, "flexible": True})
+config = tiny_spot(eval__select=None, train__log_steps=1, pretrain__epochs=2)
+config.pretrain.learning_rate = config.finetune.learning_rate = 1e-4
 config.stages = ("pretrain", "finetune")
 splits.each(config, __import__("etils.epath").epath.Path(sys.argv[1]), train.train)
 """
@@ -120,7 +119,7 @@ def test_eight_devices_train_fustal_like_one(tmp_path: pathlib.Path) -> None:
 
 
 def test_eight_devices_train_spot_like_one(tmp_path: pathlib.Path) -> None:
-    """Five steps of each stage, the last with filler rows, on some devices nothing else; masks share one median."""
+    """Six steps of each stage, two with filler rows, on some devices nothing else; masks share one median."""
     runs = {"one": 1, "eight": 8}
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: _train(tmp_path / name, runs[name], SPOT_PROGRAM), runs))
@@ -131,7 +130,7 @@ def test_eight_devices_train_spot_like_one(tmp_path: pathlib.Path) -> None:
             np.testing.assert_allclose(found[path], values, atol=1e-5, err_msg=path)
     rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in runs]
     expected, found = ([row for row in map(json.loads, lines) if "train/loss" in row] for lines in rows)
-    assert [row["stage"] for row in expected] == [row["stage"] for row in found] == ["pretrain"] * 5 + ["finetune"] * 5
+    assert [row["stage"] for row in expected] == [row["stage"] for row in found] == ["pretrain"] * 6 + ["finetune"] * 6
     for row, other in zip(expected, found, strict=True):
         for name in (name for name in row if name.startswith("train/")):
             assert other[name] == pytest.approx(row[name], rel=1e-4), (name, row["step"])
