@@ -45,5 +45,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common_spot.experiment(config, args)
     config.eval.tiou = (0.3, 0.4, 0.5, 0.6, 0.7)
     if not args.demo:
+        config.decode.row_seconds = 4 / 30  # rows are 4 frames apart, of 30 per second
         config.pretrain.batch_size = config.finetune.batch_size = 16
     return config

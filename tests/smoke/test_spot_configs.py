@@ -121,6 +121,7 @@ def test_thumos_has_its_own_grid_and_thresholds() -> None:
     assert config.eval.tiou == (0.3, 0.4, 0.5, 0.6, 0.7)
     assert config.data.grid.to_dict() == {"stride": 4.0, "window": 16.0, "fps": 0.0, "align": "centre"}
     assert (config.data.train_subsets, config.data.test_subsets) == ("validation", "test")
+    assert config.decode.row_seconds == pytest.approx(4 / 30)
     (paper,) = config.paper.values()
     assert dict(paper)["mAP@0.3"] == 58.9
     assert dict(paper)["mAP"] == 41.5
@@ -258,6 +259,28 @@ def test_evaluates_with_other_ways_to_decode(
         assert 0 < len(found["one snippet"][video]) < len(rows)
         assert found["no masks"][video] == []
         assert sum(row["score"] for row in found["mild"][video]) > sum(row["score"] for row in rows)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_published_steps_keep_the_shape_of_the_state(
+    demo: tuple[epath.Path, dict[str, dict[str, float]]], dtype: str
+) -> None:
+    """The demo runs the paper's method; here the published one is traced, in both compute types."""
+    config = splits.of_split(tiny_spot(train__dtype=dtype, finetune__teacher=False), "1")
+    config.quirks = common_spot.quirks(fixed=False)
+    config.quirks.long_segments_only = False  # 17 of 24 steps are much
+    dataset = videos.open_dataset(config, demo[0])
+    key = jax.random.key(0)
+    for make in (stages.pretrain_stage, stages.finetune_stage):
+        stage = make(config, dataset, demo[0])
+        state, batch = jax.eval_shape(stage.scratch, key), next(stage.batches())
+        after, scalars = jax.eval_shape(stage.train_step, state, batch, key)
+        before = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == before
+        assert {scalar.dtype for scalar in scalars.values()} == {np.dtype("float32")}
+        assert {scalar.shape for scalar in scalars.values()} == {()}
+    assert "unlabelled/contrast" in scalars
+    assert "unlabelled/masks" not in scalars
 
 
 def test_written_predictions_are_scored_by_both_protocols(
