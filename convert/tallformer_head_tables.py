@@ -1,6 +1,7 @@
 """Tables of names for TALLFormer's two detectors: PyTorch on the left, ours on the right, for every size.
 
-The backbone, which both share, has its own table. Batch norms give running statistics as well as parameters.
+`ANCHOR_DETECTOR` and `AFSD` are the parts behind the backbone, `THUMOS` and `ACTIVITYNET` whole snapshots, whose
+parameters are `{"backbone": ..., "detector": ...}`. Batch norms give running statistics as well as parameters.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.mapping import Rule, Table
+from convert.tallformer_tables import BACKBONE_PREFIX, VIDEO_SWIN
 
 REDUCTION = Table([Rule("{conv1|conv2}", "{conv1|conv2}", "conv")])
 
@@ -75,6 +77,11 @@ AFSD = Table(
         ),
     ]
 )
+
+AFSD_PREFIX = "coarse_pyramid_detection."
+_BACKBONE = VIDEO_SWIN.under(BACKBONE_PREFIX, "backbone/")
+THUMOS = Table([*_BACKBONE, *ANCHOR_DETECTOR.under("", "detector/")])
+ACTIVITYNET = Table([*_BACKBONE, *AFSD.under(AFSD_PREFIX, "detector/")])
 
 BUFFERS = ("relative_position_index", "num_batches_tracked", "pe")  # last words of keys that are recomputed
 

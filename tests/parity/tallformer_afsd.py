@@ -19,7 +19,7 @@ from convert import tallformer_head_tables
 from tests.parity.harness import Case, parity
 from tests.parity.tallformer_anchors import close
 
-PREFIX = "coarse_pyramid_detection."
+PREFIX = tallformer_head_tables.AFSD_PREFIX
 
 
 def detector_of(config: dict[str, Any], state: dict[str, Any]) -> tuple[AfsdSizes, Network, Params]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -51,8 +52,8 @@ def check_anchors_assign(case: Case) -> None:
     shapes = AnchorShapes(tuple(mesh["strides"]), base["octave_base_scale"], base["scales_per_octave"])
     rule = Assignment(assigner["pos_iou_thr"], assigner["neg_iou_thr"])
     anchors = make_anchors(lengths, shapes)
-    sizes = (lengths[0] * shapes.strides[0], 300)  # of the notes: the full window and one of 300 frames
-    flags = [make_anchors(lengths, shapes, frames).inside for frames in sizes]
+    sizes = re.search(r"pad_tsize (\d+) and (\d+)", case.meta["what"]).groups()
+    flags = [make_anchors(lengths, shapes, int(frames)).inside for frames in sizes]
     begin = 0
     for level, end in enumerate(anchors.ends):
         close(case, shapes.around_zero(shapes.strides[level]), f"base{level}")
