@@ -49,12 +49,14 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> SpotDataset:
     Raises:
         FileNotFoundError, ValueError: it is not there or cannot be read.
     """
+    store = _open_store(config, workdir)
+    tested = config.data.source == "folder" or (config.data.source == "prepared" and store.has_split("test"))
     videos = SemiSupervised(
-        _open_store(config, workdir),
+        store,
         steps=config.data.steps,
         labels=config.data.labels,
         seed=config.data.labels_seed,
-        evaluation="test" if config.data.source in ("folder", "prepared") else "val",
+        evaluation="test" if tested else "val",
         quirks=settings.data_quirks(config),
         keep_in_memory=config.data.keep_in_memory,
     )
