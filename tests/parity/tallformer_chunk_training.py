@@ -34,20 +34,23 @@ def check_graddrop(case: Case) -> None:
     """Features, and gradients of the kept chunks alone: recomputed, kept, and with shifted chunks."""
     arrays, config = case.arrays, case.config
     params = swin_params(backbone_state(case.weights()))
-    video, chunk = channels_last(arrays["x_int8"]), config["chunk"]
+    video, chunk, stride = channels_last(arrays["x_int8"]), config["chunk"], config["base"]["patch_size"][0]
     for name, recompute in (("v1", True), ("v2", False), ("v2shift", False)):
         _, backbone = backbone_of(config["base"], pool=name != "v1")
         moved = f"{name}/pad_l" in arrays
         count = video.shape[1] // chunk + moved
-        keep, drop = video_chunks.choose(config["mode"], count, config["keep_ratio"], np.random.RandomState(0))
-        np.testing.assert_array_equal(keep, arrays["keep_shift" if moved else "keep"], err_msg=name)
+        keep = arrays["keep_shift" if moved else "keep"]
+        drop = np.setdiff1d(np.arange(count), keep)
+        if config["mode"] == "uniform":  # the case gives no seed for the others
+            chosen = video_chunks.choose("uniform", count, config["keep_ratio"], np.random.RandomState(0))
+            np.testing.assert_array_equal(chosen[0], keep, err_msg=name)
         shift = int(arrays.get(f"{name}/pad_l", 0))
         gy = np.moveaxis(arrays.get(f"{name}/gy", arrays["v2/gy"]), 1, -1)
         chunks = training.cut(training.shifted(video, shift, chunk) if moved else video, chunk)
 
         def product(params, chunks, backbone=backbone, chosen=(keep, drop), shift=shift, gy=gy, again=recompute):
             features = training.dropped_gradient(backbone, params, chunks, *map(jnp.array, chosen), recompute=again)
-            features = training.unshifted(training.joined(features), shift, gy.shape[1], 2)
+            features = training.unshifted(training.joined(features), shift, gy.shape[1], stride)
             return (features * gy).sum(), features
 
         gradients, features = jax.jit(jax.grad(product, has_aux=True))(params, chunks)
@@ -92,12 +95,12 @@ def check_momentum_detector(case: Case) -> None:
 def check_anet_membank(case: Case) -> None:
     """Three passes of a whole video through shifted chunks, some computed and some read by the published rules."""
     arrays, config = case.arrays, case.config
-    chunk, rows = config["backbone"]["chunk_size"], config["backbone"]["chunk_size"] // 2
+    chunk, stride = config["backbone"]["chunk_size"], config["backbone"]["patch_size"][0]
     _, backbone = backbone_of(config["backbone"])
     params = swin_params(backbone_state(case.weights()))
-    access, bank = filled(arrays["bank0"], rows)
+    access, bank = filled(arrays["bank0"], chunk // stride)
     video = channels_last(arrays["x_int8"])
-    length = video.shape[1] // 2
+    length = video.shape[1] // stride
     for number, (chosen, shift) in enumerate(zip(config["keep"], config["frame_pad_l"], strict=True)):
         name = f"t{number}"
         chunks = training.cut(training.shifted(video, shift, chunk), chunk)
@@ -106,12 +109,12 @@ def check_anet_membank(case: Case) -> None:
         drop = video_chunks.pad_chunks(np.setdiff1d(np.arange(count), chosen), count)[None]
         computed = jax.jit(backbone)(params, chunks[:, keep[0]])
         video_number = jnp.zeros(1, jnp.int32)
-        reads = access.row_numbers(bank, video_number, jnp.asarray(drop), jnp.array([-shift // 2]))
-        writes = access.row_numbers(bank, video_number, jnp.asarray(keep), jnp.array([-(shift // 2)]))
+        reads = access.row_numbers(bank, video_number, jnp.asarray(drop), jnp.array([-shift // stride]))
+        writes = access.row_numbers(bank, video_number, jnp.asarray(keep), jnp.array([-(shift // stride)]))
         read = access.read(bank, reads, jnp.int32(number))
         bank = access.write(bank, writes, computed, jnp.int32(number), after=read)
         features = banks.compose(computed, read.features, keep, drop, count)
-        features = training.unshifted(features, shift, length, 2)
+        features = training.unshifted(features, shift, length, stride)
         close(case, np.moveaxis(features, 1, -1), arrays[f"{name}/backbone_feat"], name)
         close(case, bank.rows[: len(arrays["bank0"])], arrays[f"{name}/bank_after"], name)
 
