@@ -7,7 +7,6 @@ Sources: `SwinTransformer/Video-Swin-Transformer:mmaction/models/backbones/swin_
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +16,13 @@ from jax.typing import DTypeLike
 
 from actloc_jax.layers.dropout import drop
 from actloc_jax.layers.masked import FrameNorm
-from actloc_jax.layers.temporal import Dense, LinearMap, pytorch_uniform
+from actloc_jax.layers.temporal import Dense
+from actloc_jax.layers.video_patches import PatchEmbedding, PatchMerging, normalised
 from actloc_jax.layers.window_attention3d import WindowAttention3D
 from actloc_jax.ops.video_windows import Triple, end_padding, fitted, merge, pad_end, partition, regions
 
 NO_SHIFT = (0, 0, 0)
+MLP_ROWS = 1024  # tokens that a perceptron takes at a time on CPUs, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,60 +88,6 @@ PRESETS = {
     "large": VideoSwinSizes(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48)),
 }
 """The published sizes T, S, B and L."""
-
-
-class PatchEmbedding(nnx.Module):
-    """Cuts a video into patches and maps each to a vector: a convolution whose kernel and stride are the patch.
-
-    Attributes (the names of the original):
-        kernel: [frames, rows, columns, in_channels, width].
-        bias: [width].
-        norm: over the vector's channels, where the sizes ask for it.
-    """
-
-    def __init__(self, sizes: VideoSwinSizes, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        shape = (*sizes.patch, sizes.in_channels)
-        init = pytorch_uniform(math.prod(shape))
-        self.kernel = nnx.Param(init(rngs.params(), (*shape, sizes.width), param_dtype))
-        self.bias = nnx.Param(init(rngs.params(), (sizes.width,), param_dtype))
-        self.has_norm = sizes.patch_norm
-        if sizes.patch_norm:
-            self.norm = FrameNorm(sizes.width, param_dtype=param_dtype)
-        self.patch = sizes.patch
-        self.dtype = dtype
-
-    def __call__(self, video: jax.Array) -> jax.Array:
-        """[batch, time, height, width, in_channels] to [batch, time / 2, height / 4, width / 4, width], rounded up."""
-        x = pad_end(video.astype(self.dtype), end_padding(video.shape[1:4], self.patch))
-        batch, *size, channels = x.shape
-        grid = [length // extent for length, extent in zip(size, self.patch, strict=True)]
-        patches = partition(x, self.patch).reshape(batch, *grid, math.prod(self.patch) * channels)
-        kernel = self.kernel[...].astype(self.dtype)
-        y = patches @ kernel.reshape(-1, kernel.shape[-1]) + self.bias[...].astype(self.dtype)
-        return _normalised(self.norm, y) if self.has_norm else y
-
-
-class PatchMerging(nnx.Module):
-    """Joins 2 x 2 neighbouring tokens of a frame into one of twice the channels."""
-
-    def __init__(self, features: int, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        self.norm = FrameNorm(4 * features, param_dtype=param_dtype)
-        self.reduction = LinearMap(
-            4 * features,
-            2 * features,
-            kernel_init=nnx.initializers.normal(0.02),
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, time, height, width, features] to [batch, time, height / 2, width / 2, 2 * features], rounded up."""
-        x = pad_end(x, (0, x.shape[2] % 2, x.shape[3] % 2))
-        batch, time, height, width, features = x.shape
-        x = x.reshape(batch, time, height // 2, 2, width // 2, 2, features)
-        x = x.transpose(0, 1, 2, 4, 5, 3, 6)  # of the four: first the left column, from above
-        return self.reduction(_normalised(self.norm, x.reshape(batch, time, height // 2, width // 2, 4 * features)))
 
 
 class Mlp(nnx.Module):
@@ -213,8 +160,22 @@ class SwinBlock(nnx.Module):
             The shape and dtype of `x`.
         """
         first, second = (None, None) if keep is None else keep
-        x = x + self._dropped(self._attended(_normalised(self.norm1, x)), first)
-        return x + self._dropped(self.mlp(_normalised(self.norm2, x)), second)
+        x = x + self._dropped(self._attended(normalised(self.norm1, x)), first)
+        return x + self._dropped(self._transformed(x), second)
+
+    def _transformed(self, x: jax.Array) -> jax.Array:
+        """The perceptron of normalised tokens; where attention goes by windows (CPUs), some tokens after the other.
+
+        For the same reason: what is hidden in the perceptron stays in the cache, and gradients compute it again.
+        """
+
+        def transform(tokens: jax.Array) -> jax.Array:
+            return self.mlp(normalised(self.norm2, tokens))
+
+        rows = max(number for number in range(1, MLP_ROWS + 1) if (x.size // x.shape[-1]) % number == 0)
+        if self.attn.implementation_of(x.dtype) != "by_window" or 2 * rows < MLP_ROWS:
+            return transform(x)
+        return jax.lax.map(jax.checkpoint(transform), x.reshape(-1, 1, rows, x.shape[-1])).reshape(x.shape)
 
     def _attended(self, x: jax.Array) -> jax.Array:
         """Pads with zeros, which take part, rolls, attends inside windows, and undoes the first two."""
@@ -293,7 +254,9 @@ class VideoSwin(nnx.Module):
         rngs: nnx.Rngs,
     ):
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.patch_embed = PatchEmbedding(sizes, **options)
+        self.patch_embed = PatchEmbedding(
+            sizes.in_channels, sizes.width, patch=sizes.patch, norm=sizes.patch_norm, **options
+        )
         self.layers = nnx.List(SwinStage(sizes, stage, **options) for stage in range(len(sizes.depths)))
         self.norm = FrameNorm(sizes.features, param_dtype=param_dtype)
         self.sizes = sizes
@@ -308,7 +271,7 @@ class VideoSwin(nnx.Module):
         Returns:
             [batch, time / 2, height / 32, width / 32, features], rounded up, in the compute dtype.
         """
-        return _normalised(self.norm, self.stages(video, rngs)[-1])
+        return normalised(self.norm, self.stages(video, rngs)[-1])
 
     def stages(self, video: jax.Array, rngs: nnx.Rngs | None = None) -> list[jax.Array]:
         """The embedded patches and the output of each stage, before the last norm; arguments as of `__call__`."""
@@ -389,11 +352,6 @@ class VideoSwin(nnx.Module):
         rates = np.linspace(0, self.sizes.drop_path, sum(depths), dtype=np.float32)
         draws = jax.random.uniform(rngs.dropout(), (sum(depths), 2, batch))
         return jnp.split(draws >= rates[:, None, None], np.cumsum(depths)[:-1])
-
-
-def _normalised(norm: FrameNorm, x: jax.Array) -> jax.Array:
-    """Every token of [batch, time, height, width, features] normalised over its features."""
-    return norm(x.reshape(len(x), -1, x.shape[-1])).reshape(x.shape)
 
 
 def _pooled(features: jax.Array, pool: bool) -> jax.Array:

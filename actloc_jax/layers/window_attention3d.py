@@ -79,9 +79,12 @@ class WindowAttention3D(nnx.Module):
         """
         batch, windows, tokens, features = x.shape
         qkv = self.qkv(x).reshape(batch, windows, tokens, 3, self.heads, features // self.heads)
-        attend = IMPLEMENTATIONS[self.implementation or default_implementation(qkv.dtype)]
-        y = attend(qkv, self._bias(tokens), regions)
+        y = IMPLEMENTATIONS[self.implementation_of(qkv.dtype)](qkv, self._bias(tokens), regions)
         return self.proj(y.reshape(x.shape))
+
+    def implementation_of(self, dtype: DTypeLike) -> str:
+        """The key of `IMPLEMENTATIONS` in use for queries of this dtype."""
+        return self.implementation or default_implementation(dtype)
 
     def _bias(self, tokens: int) -> jax.Array:
         """The bias of every pair of tokens: float32 [heads, queries, keys]."""
@@ -102,54 +105,67 @@ def attend_plain(qkv: jax.Array, bias: jax.Array, regions: np.ndarray | None) ->
 
     Args:
         qkv: [batch, windows, tokens, 3, heads, width].
-        bias: [heads, tokens, tokens], added to the scores.
+        bias: float32 [heads, tokens, tokens], added to the scores.
         regions: int32 [windows, tokens] or None, see `WindowAttention3D`.
 
     Returns:
         [batch, windows, tokens, heads, width] in the dtype of `qkv`.
     """
-    return _attend(qkv, bias, None if regions is None else jnp.asarray(regions))
+    return _attend(qkv, bias if regions is None else bias + _apart(regions)[:, None])
 
 
 def attend_by_window(qkv: jax.Array, bias: jax.Array, regions: np.ndarray | None) -> jax.Array:
-    """`attend_plain`, one window after the other, so that its scores stay in the cache; gradients compute them again.
+    """`attend_plain`, one window and a few heads after the other, so that their scores stay in the cache.
 
-    Two to four times faster on CPUs, where writing the scores of all windows to memory costs more than computing them.
+    Several times faster on CPUs, where writing scores to memory costs more than computing them; for the same reason
+    gradients compute them again.
     """
-    batch, windows, *rest = qkv.shape
-    flat = qkv.reshape(batch * windows, *rest)
-    if regions is None:
-        y = jax.lax.map(jax.checkpoint(lambda one: _attend(one, bias, None)), flat)
-    else:
-        labels = jnp.tile(jnp.asarray(regions), (batch, 1))
-        y = jax.lax.map(jax.checkpoint(lambda one: _attend(one[0], bias, one[1])), (flat, labels))
-    return y.reshape(batch, windows, *y.shape[1:])
+    batch, windows, tokens, _, heads, width = qkv.shape
+    kinds, kind_of = kinds_of_windows(np.zeros((windows, tokens), np.int32) if regions is None else regions)
+    apart = None if regions is None else _apart(kinds)
+    group = next(number for number in (4, 3, 2, 1) if heads % number == 0)
+    bias = bias.reshape(-1, group, tokens, tokens)
+
+    @jax.checkpoint
+    def attend(window: jax.Array, kind: jax.Array) -> jax.Array:
+        groups = jnp.moveaxis(window.reshape(tokens, 3, -1, group, width), 2, 0)
+        added = bias if apart is None else bias + apart[kind]
+        y = jax.lax.map(lambda some: _attend(*some), (groups, added))
+        return jnp.moveaxis(y, 0, 1).reshape(tokens, heads, width)
+
+    flat = qkv.reshape(batch * windows, *qkv.shape[2:])
+    y = jax.lax.map(lambda one: attend(*one), (flat, jnp.tile(kind_of, batch)))
+    return y.reshape(batch, windows, tokens, heads, width)
 
 
 def attend_fused(qkv: jax.Array, bias: jax.Array, regions: np.ndarray | None) -> jax.Array:
-    """`attend_plain` by cuDNN's fused attention, for float16 and bfloat16; the scores are never in memory.
-
-    It broadcasts one bias over the batch: windows with the same regions (at most eight kinds of them) go together.
-    """
+    """`attend_plain` by cuDNN's fused attention, for float16 and bfloat16; the scores are never in memory."""
     return attend_by_kind(qkv, bias, regions, implementation="cudnn")
 
 
 def attend_by_kind(qkv: jax.Array, bias: jax.Array, regions: np.ndarray | None, *, implementation: str) -> jax.Array:
-    """`attend_plain` by one call of `jax.nn.dot_product_attention` per kind of window; `implementation` is passed."""
+    """`attend_plain` by calls of `jax.nn.dot_product_attention`, to which `implementation` is passed.
+
+    It broadcasts one bias over the batch: windows of the same kind go together.
+    """
     batch, windows, tokens, _, heads, width = qkv.shape
-    labels = np.zeros((windows, tokens), np.int32) if regions is None else regions
-    kinds, kind_of = np.unique(labels, axis=0, return_inverse=True)
-    kind_of = kind_of.reshape(windows)
+    kinds, kind_of = kinds_of_windows(np.zeros((windows, tokens), np.int32) if regions is None else regions)
     outputs = []
-    for kind, label in enumerate(kinds):
+    for kind, scores in enumerate(bias + _apart(kinds)[:, None]):
         part = qkv[:, np.flatnonzero(kind_of == kind)].reshape(-1, tokens, 3, heads, width)
-        scores = bias + np.where(label[:, None] != label[None, :], np.float32(APART), np.float32(0))
         y = jax.nn.dot_product_attention(
             part[:, :, 0], part[:, :, 1], part[:, :, 2], scores[None].astype(qkv.dtype), implementation=implementation
         )
         outputs.append(y.reshape(batch, -1, tokens, heads, width))
     order = np.argsort(np.argsort(kind_of, kind="stable"))
     return outputs[0] if len(kinds) == 1 else jnp.concatenate(outputs, axis=1)[:, order]
+
+
+def kinds_of_windows(regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows of `regions` [windows, tokens], at most eight, and which of them each window has [windows]."""
+    alike = regions - regions[:, :1]  # only differences inside a window count
+    kinds, kind_of = np.unique(alike, axis=0, return_inverse=True)
+    return kinds, kind_of.reshape(len(regions))
 
 
 IMPLEMENTATIONS: dict[str, Callable[[jax.Array, jax.Array, np.ndarray | None], jax.Array]] = {
@@ -159,17 +175,20 @@ IMPLEMENTATIONS: dict[str, Callable[[jax.Array, jax.Array, np.ndarray | None], j
 }
 
 
-def _attend(qkv: jax.Array, bias: jax.Array, labels: jax.Array | None) -> jax.Array:
-    """[..., tokens, 3, heads, width] and labels [..., tokens] to [..., tokens, heads, width]; float32 softmax.
+def _apart(regions: np.ndarray) -> jax.Array:
+    """What is added to the scores of pairs of tokens: float32 [windows, tokens, tokens]."""
+    labels = jnp.asarray(regions)
+    return jnp.where(labels[:, :, None] == labels[:, None, :], 0, jnp.float32(APART))
+
+
+def _attend(qkv: jax.Array, bias: jax.Array) -> jax.Array:
+    """[..., tokens, 3, heads, width] and what is added to the scores to [..., tokens, heads, width]; float32 softmax.
 
     The weights are divided by their sum after they met the values, where there is less to divide.
     """
-    query, key, value = qkv[..., 0, :, :] * qkv.shape[-1] ** -0.5, qkv[..., 1, :, :], qkv[..., 2, :, :]
-    scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32) + bias
-    if labels is not None:
-        together = labels[..., None, :, None] == labels[..., None, None, :]
-        scores = jnp.where(together, scores, scores + APART)
+    query, key, value = (jnp.swapaxes(qkv[..., part, :, :], -2, -3) for part in range(3))  # [..., heads, tokens, width]
+    query = query * query.shape[-1] ** -0.5
+    scores = jnp.matmul(query, jnp.swapaxes(key, -1, -2), preferred_element_type=jnp.float32) + bias
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = jnp.swapaxes(weights.sum(axis=-1), -1, -2)[..., None]
-    y = jnp.einsum("...hqk,...khd->...qhd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-    return (y / total).astype(value.dtype)
+    y = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return jnp.swapaxes(y / weights.sum(axis=-1, keepdims=True), -2, -3).astype(value.dtype)

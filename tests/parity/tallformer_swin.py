@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actloc_jax.backbones.video_swin import PatchEmbedding, PatchMerging, SwinBlock, VideoSwin, VideoSwinSizes
+from actloc_jax.backbones.video_swin import SwinBlock, VideoSwin, VideoSwinSizes
 from actloc_jax.layers.functional import Network, Params
+from actloc_jax.layers.video_patches import PatchEmbedding, PatchMerging
 from actloc_jax.layers.window_attention3d import APART
 from actloc_jax.ops.video_windows import end_padding, fitted, regions
 from convert.tallformer_tables import PATCH_MERGING, SWIN_BLOCK, backbone_state
 from tests.parity.harness import Case, parity
 from tests.parity.params import swin_params
-
-FLOAT32 = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 
 
 def close(case: Case, ours: Any, expected: np.ndarray, name: str = "") -> None:
@@ -58,13 +57,14 @@ def check_patch_embed_merge(case: Case) -> None:
     for name in sorted({key.split("/")[0] for key in case.arrays}):
         x, y = case.arrays[f"{name}/x"], case.arrays[f"{name}/y"]
         if name.startswith("merge"):
-            net = Network(lambda rngs: PatchMerging(config["merge_dim"], **FLOAT32, rngs=rngs))
+            net = Network(lambda rngs: PatchMerging(config["merge_dim"], rngs=rngs))
             close(case, jax.jit(net)(swin_params(state, PATCH_MERGING, f"{name}."), jnp.asarray(x)), y, name)
             continue
-        sizes = VideoSwinSizes(
-            config["embed_dim"], (1,), (1,), patch=tuple(config["patch"]), patch_norm=f"{name}.norm.weight" in state
+        net = Network(
+            lambda rngs, name=name: PatchEmbedding(
+                3, config["embed_dim"], patch=tuple(config["patch"]), norm=f"{name}.norm.weight" in state, rngs=rngs
+            )
         )
-        net = Network(lambda rngs, sizes=sizes: PatchEmbedding(sizes, **FLOAT32, rngs=rngs))
         params = swin_params({f"patch_embed.{key}": value for key, value in below(state, name).items()})
         close(case, jax.jit(net)(params["patch_embed"], channels_last(x)), np.moveaxis(y, 1, -1), name)
 
