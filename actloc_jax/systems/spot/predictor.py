@@ -18,6 +18,8 @@ from actloc_jax.systems.spot import decode, settings
 from actloc_jax.systems.video_batches import video_batches
 from actloc_jax.training.state import Batch
 
+IN_CACHE = 4  # videos of the published size, in a processor's cache
+
 
 class Row(NamedTuple):
     """A video to detect in: its name and its seconds."""
@@ -47,7 +49,7 @@ def spot_predictor(config: ConfigDict, net: Network, scores: Mapping[str, VideoS
 
     def predict(model: Any, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         del key
-        output = net(model["params"], batch["features"])
+        output = net(model["params"], batch["features"], part=_part())
         return decode.candidates(output.logits, output.masks, chosen)._asdict()
 
     def decoded(outputs: dict[str, np.ndarray], rows: Sequence[Row]) -> dict[str, list[ScoredSegments]]:
@@ -57,6 +59,12 @@ def spot_predictor(config: ConfigDict, net: Network, scores: Mapping[str, VideoS
         return {"SPOT": decode.detections(names, durations, found, steps, chosen, external)}
 
     return Predictor(batches, predict, decoded)
+
+
+def _part() -> int | None:
+    """Videos computed at a time: on one processor few, whose arrays stay in its cache; else all."""
+    alone = jax.default_backend() == "cpu" and jax.local_device_count() == 1
+    return IN_CACHE if alone else None
 
 
 def _scores_of(names: Sequence[str], scores: Mapping[str, VideoScore]) -> decode.VideoScores:
