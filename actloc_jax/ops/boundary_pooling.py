@@ -25,11 +25,12 @@ def boundary_max_pool(x: jax.Array, windows: jax.Array) -> jax.Array:
     Returns:
         [batch, segments, channels].
     """
-    half, last = x.shape[2] // 2, x.shape[1] - 1
-    frames = jnp.clip(jax.lax.stop_gradient(windows).astype(jnp.int32), 0, last)
-    start = _window_max(x[:, :, :half], frames[..., 0], frames[..., 1])
-    end = _window_max(x[:, :, half:], frames[..., 2], frames[..., 3])
-    return jnp.concatenate([start, end], axis=2)
+    batch, time, channels = x.shape
+    frames = jnp.clip(jax.lax.stop_gradient(windows).astype(jnp.int32), 0, time - 1)
+    sides = jnp.moveaxis(x.reshape(batch, time, 2, channels // 2), 2, 1).reshape(2 * batch, time, channels // 2)
+    windows = jnp.moveaxis(frames.reshape(batch, -1, 2, 2), 2, 1).reshape(2 * batch, -1, 2)
+    pooled = _window_max(sides, windows[..., 0], windows[..., 1])
+    return jnp.moveaxis(pooled.reshape(batch, 2, -1, channels // 2), 1, 2).reshape(batch, -1, channels)
 
 
 def _window_max(x: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
