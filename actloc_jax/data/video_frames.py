@@ -120,19 +120,20 @@ class FrameArray:
 
 
 def open_frames(
-    path: epath.PathLike, *, fps: float, size: tuple[int, int] | None = None, max_frames: int | None = None
+    path: epath.PathLike, *, fps: float | None, size: tuple[int, int] | None = None, max_frames: int | None = None
 ) -> Frames:
     """Opens a video in any of the three forms.
 
     Args:
         path: the video; for decoded frames the folder or the `.npy` file.
-        fps: frames per second of the result; decoded frames must have been taken at it.
+        fps: frames per second of the result, None keeps those of a video file; decoded frames must have been taken at
+            it.
         size: (height, width); decoded frames must have it.
         max_frames: see `VideoFile`.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: something else, or frames of another size.
+        ValueError: something else, frames of another size, or decoded frames of an unknown rate.
     """
     path = epath.Path(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -142,6 +143,11 @@ def open_frames(
     if not path.is_dir() and path.suffix != ".npy":
         raise ValueError(
             f"{path} is no video: expected {', '.join(VIDEO_SUFFIXES)}, a folder of images, or a .npy file of frames"
+        )
+    if fps is None:
+        raise ValueError(
+            f"{path} holds decoded frames, and it is not known how many of them are a second; name the rate at which "
+            f"they were taken (--config.data.fps), or give the video file"
         )
     frames = FrameFolder(path, fps=fps) if path.is_dir() else FrameArray(path, fps=fps)
     if size is not None and frames.shape[:2] != tuple(size):

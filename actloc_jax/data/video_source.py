@@ -30,7 +30,7 @@ class AnnotatedVideos:
     Args:
         root: folder of the videos.
         videos: their annotations.
-        fps: frames per second of the records.
+        fps: frames per second of the records; None keeps those of video files.
         size: (height, width) of their frames; None keeps that of the files.
         max_frames: most frames of a record, see `VideoFile`.
         open_ended: leave out segments that begin behind the last frame and clip the others, with a warning, instead of
@@ -45,7 +45,7 @@ class AnnotatedVideos:
         root: epath.PathLike,
         videos: Sequence[VideoAnnotation],
         *,
-        fps: float,
+        fps: float | None,
         size: tuple[int, int] | None = None,
         max_frames: int | None = None,
         open_ended: bool = False,

@@ -8,9 +8,10 @@ from actloc_jax.systems.api import System
 from actloc_jax.systems.asot.system import SYSTEM as ASOT
 from actloc_jax.systems.fustal.system import SYSTEM as FUSTAL
 from actloc_jax.systems.spot.system import SYSTEM as SPOT
+from actloc_jax.systems.tallformer.system import SYSTEM as TALLFORMER
 from actloc_jax.systems.tst.system import SYSTEM as TST
 
-SYSTEMS: dict[str, System] = {"tst": TST, "asot": ASOT, "fustal": FUSTAL, "spot": SPOT}
+SYSTEMS: dict[str, System] = {"tst": TST, "asot": ASOT, "fustal": FUSTAL, "spot": SPOT, "tallformer": TALLFORMER}
 
 
 def of(config: ConfigDict) -> System:
