@@ -215,3 +215,12 @@ def test_a_users_videos_are_found(tmp_path: pathlib.Path) -> None:
     config.data.fps = 0.0
     with pytest.raises(ValueError, match=r"4 of 4 videos cannot be read:\n.*how many of them are a second"):
         videos.open_inputs(config, {}, [str(root / "videos")])
+
+
+def test_reads_the_text_files_of_thumos14(tmp_path: pathlib.Path) -> None:
+    for subset, line in (("val", "v1 1.0 2.0"), ("test", "t1 3.0 4.5")):
+        (tmp_path / "annotations" / subset).mkdir(parents=True)
+        (tmp_path / "annotations" / subset / f"Diving_{subset}.txt").write_text(line + "\n")
+    read, problems = videos.read_annotations(epath.Path(tmp_path), _config("tallformer_thumos").data, ["val", "test"])
+    assert (read.class_names, read.subsets(), problems) == (("Diving",), {"val": 1, "test": 1}, [])
+    np.testing.assert_array_equal(read.videos["t1"].segments, [[3.0, 4.5]])
