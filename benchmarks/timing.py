@@ -14,11 +14,12 @@ from actloc_jax.training.state import Batch, TrainState, TrainStep, without
 
 
 class Row(NamedTuple):
-    """One measurement: its name, seconds to compile, milliseconds per call."""
+    """One measurement: its name, seconds to compile, milliseconds per call, floating point operations (0: unknown)."""
 
     name: str
     compile_seconds: float
     milliseconds: np.ndarray
+    operations: float = 0.0
 
 
 def measure(name: str, function: Callable[..., Any], arguments: tuple, repeat: int) -> Row:
@@ -27,7 +28,15 @@ def measure(name: str, function: Callable[..., Any], arguments: tuple, repeat: i
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - start
     jax.block_until_ready(compiled(*arguments))
-    return Row(name, compile_seconds, np.array([_milliseconds(lambda: compiled(*arguments)) for _ in range(repeat)]))
+    milliseconds = np.array([_milliseconds(lambda: compiled(*arguments)) for _ in range(repeat)])
+    return Row(name, compile_seconds, milliseconds, _operations(compiled))
+
+
+def measure_host(name: str, call: Callable[[], Any], repeat: int) -> Row:
+    """Calls a function that compiles for itself; what the first call takes longer than the median is compilation."""
+    first = _milliseconds(call)
+    milliseconds = np.array([_milliseconds(call) for _ in range(repeat)])
+    return Row(name, max(first - float(np.median(milliseconds)), 0.0) / 1000, milliseconds)
 
 
 def measure_train_step(step: TrainStep, state: TrainState, batch: Batch, repeat: int) -> Row:
@@ -46,7 +55,13 @@ def measure_train_step(step: TrainStep, state: TrainState, batch: Batch, repeat:
         return state
 
     jax.block_until_ready(advance())
-    return Row("train", compile_seconds, np.array([_milliseconds(advance) for _ in range(repeat)]))
+    milliseconds = np.array([_milliseconds(advance) for _ in range(repeat)])
+    return Row("train", compile_seconds, milliseconds, _operations(gradients))
+
+
+def _operations(compiled: Any) -> float:
+    """Of the compiled program, as XLA counts them; 0 where it does not."""
+    return float((compiled.cost_analysis() or {}).get("flops", 0.0))
 
 
 def _milliseconds(call: Callable[[], Any]) -> float:

@@ -236,7 +236,7 @@ class Detector(nnx.Module):
         if x.shape[1] % sizes.strides[-1]:
             raise ValueError(f"the input has {x.shape[1]} frames; expected a multiple of {sizes.strides[-1]}")
         if rngs is not None and sizes.input_noise > 0:
-            x = x + sizes.input_noise * jax.random.normal(rngs.dropout(), x.shape, x.dtype)
+            x = x + (sizes.input_noise * normal_noise(rngs.dropout(), x.shape)).astype(x.dtype)
         pyramid, levels = self.backbone(x.astype(self.dtype), frames, rngs=rngs)
         return pyramid, self.neck(pyramid, levels), levels
 
@@ -300,6 +300,14 @@ def _block(sizes: DetectorSizes, level: int, **options: object) -> nnx.Module:
     if sizes.block == "conv":
         return ConvBlock(sizes.width, stride=stride, **options)
     raise ValueError(f"block is {sizes.block!r}; expected sgp, transformer or conv")
+
+
+def normal_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Normal numbers, float32, of 16 random bits each: half the time of `jax.random.normal`, and none beyond 4.2."""
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
+    numbers = jnp.concatenate([words & 0xFFFF, words >> 16])[:size].astype(jnp.float32)
+    return math.sqrt(2) * jax.lax.erf_inv((numbers + 0.5) / 2**15 - 1).reshape(shape)
 
 
 def _position_encoding(frames: Frames, sizes: DetectorSizes) -> jax.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from statistics import NormalDist
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from actloc_jax.backbones.detector import Detector, DetectorSizes
+from actloc_jax.backbones.detector import Detector, DetectorSizes, normal_noise
 from actloc_jax.layers.functional import Network, count, flatten, unflatten
 from convert import fustal_tables
 
@@ -108,6 +109,14 @@ def test_dropping_paths_and_noise_need_rngs() -> None:
     plain = jax.jit(net)(params, x, mask).classes[1]
     assert not np.allclose(first, second)
     assert not np.allclose(first, plain)
+
+
+def test_noise_is_normal() -> None:
+    numbers = np.sort(np.asarray(normal_noise(jax.random.key(0), (3, 101, 67))).ravel())
+    assert numbers.shape == (3 * 101 * 67,)
+    for share in (0.001, 0.1, 0.5, 0.9, 0.999):
+        np.testing.assert_allclose(numbers[int(share * len(numbers))], NormalDist().inv_cdf(share), atol=0.15)
+    np.testing.assert_allclose([numbers.mean(), numbers.std()], [0, 1], atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["tridet", "actionformer"])

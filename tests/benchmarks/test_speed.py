@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from actloc_jax.systems.tst.refiner import RefinerSizes
-from benchmarks import diffact, refiner
+from benchmarks import detection, diffact, refiner
 from benchmarks.timing import print_rows
-from configs import tst_gtea
+from configs import fustal_thumos, tst_gtea
 
 
 def test_diffact(capsys) -> None:
@@ -25,3 +25,17 @@ def test_refiner() -> None:
     sizes = RefinerSizes(num_classes=5, feature_dim=8, inner_dim=8)
     names = [row.name for row in refiner.rows(sizes, batch=1, frames=40, segments=4, repeat=1)]
     assert names == ["refiner", "train"]
+
+
+def test_detection(capsys) -> None:
+    config = fustal_thumos.get_config("demo")
+    student, config.generator.snippets, config.generator.batch_size = config.network.student, 40, 2
+    student.max_length = 2**student.branch_blocks * 4
+    wanted = ("student", "train", "generator", "nms")
+    rows = [*detection.rows(config, wanted, 1, videos=1, candidates=5), detection.evaluation_row(2000, 5, 1)]
+    assert [row.name for row in rows] == ["product", *wanted, "mAP"]
+    assert all(row.operations > 0 for row in rows[:4])
+    detection.print_rates(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["product", "student", "train", "generator"]
+    assert lines[1].endswith("100%")

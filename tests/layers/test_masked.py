@@ -15,6 +15,7 @@ from actloc_jax.layers.masked import (
     MaskedConv,
     ScaledPath,
     TimeGroupNorm,
+    convolve_channels,
     max_pool,
     mean_pool,
     sinusoids,
@@ -97,3 +98,29 @@ def test_convolution_computes_in_its_dtype() -> None:
     net = Network(lambda rngs: MaskedConv(4, 4, kernel_size=3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
     y = net(net.init(jax.random.key(0)), jnp.ones((1, 6, 4)), frames_of(6, None, 6))
     assert y.dtype == jnp.bfloat16
+
+
+def test_the_gradients_written_down_are_those_of_the_arithmetic() -> None:
+    x, dy = jax.random.normal(jax.random.key(0), (2, 2, 9, 8))
+    kernel = jax.random.normal(jax.random.key(1), (5, 1, 8))
+    scale, bias = jax.random.normal(jax.random.key(2), (2, 8))
+
+    def normalised(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        return scale * (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5) + bias
+
+    def filtered(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2,), [(2, 2)], dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=8
+        )
+
+    def norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        return Network(lambda rngs: FrameNorm(8))({"scale": scale, "bias": bias}, x)
+
+    for ours, plain, arguments in (
+        (norm, normalised, (x, scale, bias)),
+        (lambda x, kernel: convolve_channels(x, kernel, stride=2), filtered, (x, kernel)),
+    ):
+        (y, found), (expected_y, expected) = (jax.vjp(function, *arguments) for function in (ours, plain))
+        np.testing.assert_allclose(y, expected_y, atol=1e-5)
+        for gradient, wanted in zip(found(dy[:, : y.shape[1]]), expected(dy[:, : y.shape[1]]), strict=True):
+            np.testing.assert_allclose(gradient, wanted, atol=1e-5)
