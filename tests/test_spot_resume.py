@@ -30,6 +30,7 @@ def _train(workdir: pathlib.Path) -> None:
     splits.each(config, workdir, train.train)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_like_an_undisturbed_one(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -147,6 +147,7 @@ def test_the_generator_activates_as_the_original_does(case: Case, tmp_path: path
     assert sorted(seen) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_student_detects_what_its_network_says_at_the_published_length(tmp_path: pathlib.Path) -> None:
     """Windows need not divide the length that videos are padded to, as in TriDet's file for EPIC verbs."""
     sizes = {"features": 6, "width": 32, "neck": 32, "head": 16, "classes": 3, "hidden": 12, "bins": 4}

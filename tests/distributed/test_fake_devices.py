@@ -99,6 +99,7 @@ def test_eight_devices_train_and_evaluate_asot_like_one(tmp_path: pathlib.Path) 
     assert abs(found[0]["ASOT/MoF"] - expected[0]["ASOT/MoF"]) < 0.5
 
 
+@pytest.mark.slow
 def test_eight_devices_train_fustal_like_one(tmp_path: pathlib.Path) -> None:
     """The last batch of an epoch has filler rows, on some devices nothing else."""
     runs = {"one": 1, "eight": 8}
@@ -118,6 +119,7 @@ def test_eight_devices_train_fustal_like_one(tmp_path: pathlib.Path) -> None:
         assert before.get("train/labels") == after.get("train/labels")
 
 
+@pytest.mark.slow
 def test_eight_devices_train_spot_like_one(tmp_path: pathlib.Path) -> None:
     """Six steps of each stage, two with filler rows, on some devices nothing else; masks share one median."""
     runs = {"one": 1, "eight": 8}

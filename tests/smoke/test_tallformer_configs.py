@@ -130,6 +130,7 @@ def test_says_what_cannot_be_used() -> None:
         settings.afsd_loss(config)
 
 
+@pytest.mark.slow
 def test_filling_resumes_and_trains_from_what_is_there(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, dataset = _tiny("tallformer_thumos", tmp_path, monkeypatch)
     fill, train = SYSTEM.stages(config, dataset, epath.Path(tmp_path))
