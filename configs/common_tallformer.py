@@ -27,12 +27,14 @@ def data(**changes: Any) -> ConfigDict:
     fields = {
         "source": "folder",  # folder | synthetic
         "root": "dataset/thumos",
-        "videos": "videos",  # folder under the root: video files, folders of images, or .npy
-        "annotations": "annotations",  # under the root: ActivityNet's JSON, or THUMOS14's folder of text files
+        "videos": "videos",  # folder under the root: video files, folders of images, .npy; or ArrayRecord files
+        "missing_videos": "error",  # error | skip: also of those that cannot be read
+        "annotations": "annotations",  # under the root: ActivityNet's JSON, or a folder of a file per subset (THUMOS14)
         "classes": "",  # file with one class per line under the root; empty: those of the annotations
+        "first_label_id": 0,  # of annotations that number their classes; 1: TALLFormer's video_info_train_val.json
         "train_subsets": "val",
         "test_subsets": "test",
-        "fps": 15.0,  # frames per second; 0: those of the video file
+        "fps": 15.0,  # frames per second; 0: those of the video file, of decoded frames what the annotation says
         "max_frames": 0,  # lowers the rate of longer videos; 0: no limit
         "frame_size": (256, 256),  # height and width; the aspect ratio is not kept
         "open_ended": True,  # segments behind the end of their video are a warning
@@ -152,8 +154,14 @@ def anchor_decode() -> ConfigDict:
             "overlap": 0.25,  # share of a window that the next one covers again
             "per_level": 1000,
             "min_score": 0.005,
-            "threshold": 0.5,  # least overlap of what is merged
+            "suppression": "nmw",  # nmw (merges, as published) | nms | soft_linear | soft_gaussian
+            "threshold": 0.5,  # least overlap of what is merged; of nms and soft_linear: what exceeds it is suppressed
+            "sigma": 0.5,  # of soft_gaussian
+            "soft_min_score": 0.001,  # of both soft ones: what falls below is removed
             "max_detections": 1200,
+            "classifier": "own",  # own | external | truth: who says which classes a video shows; own: all count
+            "video_scores": "",  # of external: JSON with another model's scores of whole videos
+            "classes_per_video": 1,  # of external and truth: only detections of so many classes are kept
             "batch_size": 1,  # windows at once
             "chunks_at_once": 0,  # of these windows, in the backbone; 0: all
         }
@@ -166,7 +174,9 @@ def afsd_decode(**changes: Any) -> ConfigDict:
         "min_score": 1e-9,
         "nms_sigma": 0.85,
         "max_detections": 5000,
-        "classes_per_segment": 2,
+        "classifier": "own",  # own | external | truth: who says which classes a video shows
+        "video_scores": "",  # of external: JSON with another model's scores of whole videos
+        "classes_per_segment": 2,  # the best ones of the video; of truth the one of its first segment
         "batch_size": 1,
         "chunks_at_once": 0,
     }

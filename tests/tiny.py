@@ -79,6 +79,20 @@ def tiny_spot(name: str = "spot_anet", **changes: Any) -> ConfigDict:
     return _changed(config, changes)
 
 
+def tiny_tallformer(name: str = "tallformer_thumos", **changes: Any) -> ConfigDict:
+    """`configs/<name>.py:demo` of the system TALLFormer shrunk to an epoch of tiny networks; changes as above."""
+    config = importlib.import_module(f"configs.{name}").get_config("demo")
+    config.data.frame_size, config.clip.crop = (20, 20), (16, 16)
+    config.network.backbone.update({"width": 8, "depths": (1,), "heads": (2,)})
+    config.network.detector.update({"width": 8, "heads": 2})
+    if config.network.kind == "anchors":
+        config.network.detector.update({"windows": (5,), "window_heads": 2, "head_layers": 1, "pyramid_width": 8})
+    config.train.update({"epochs": 1, "batch_size": 2, "threads": 0, "evaluate_every": 0})
+    config.decode.batch_size = 2
+    config.eval.timelines = 1
+    return _changed(config, changes)
+
+
 def _changed(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     for field, value in changes.items():
         *groups, name = field.split("__")

@@ -11,7 +11,7 @@ import numpy as np
 
 from actloc_jax.data.batching import Batch, Shard
 from actloc_jax.data.samples import Record, Sample
-from actloc_jax.data.video_chunks import Choice, choose
+from actloc_jax.data.video_chunks import Choice, choose, require_choice
 
 
 class ClipSource(Protocol):
@@ -30,11 +30,18 @@ class ClipTransform(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ChunkChoice:
-    """Which chunks a step computes: `choose(how, num_chunks, keep_ratio)`, once for all windows of a batch."""
+    """Which chunks a step computes: `choose(how, num_chunks, keep_ratio)`, once for all windows of a batch.
+
+    Raises:
+        ValueError: an unknown option, or a share outside 0..1.
+    """
 
     how: Choice
     num_chunks: int
     keep_ratio: float
+
+    def __post_init__(self) -> None:
+        require_choice(self.how, self.keep_ratio)
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The chunks to compute and the others."""

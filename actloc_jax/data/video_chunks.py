@@ -40,10 +40,7 @@ def choose(
     Raises:
         ValueError: an unknown option, or a share outside 0..1.
     """
-    if how not in CHOICES or not 0 <= keep_ratio <= 1:
-        raise ValueError(
-            f"chunks are chosen by one of {', '.join(CHOICES)} and a share of 0 to 1; got {how!r} and {keep_ratio}"
-        )
+    require_choice(how, keep_ratio)
     count, last = kept_chunks(num_chunks, keep_ratio), num_chunks - 1
     if count == 0:
         keep = np.zeros(0, np.int64)
@@ -59,6 +56,14 @@ def choose(
         keep = np.clip(moved.astype(np.int64), 0, last)
         keep = np.unique(keep) if how == "distinct_jitter" else keep
     return keep, np.setdiff1d(np.arange(num_chunks), keep)
+
+
+def require_choice(how: str, keep_ratio: float) -> None:
+    """Raises ValueError for an unknown option, or a share outside 0..1."""
+    if how not in CHOICES or not 0 <= keep_ratio <= 1:
+        raise ValueError(
+            f"chunks are chosen by one of {', '.join(CHOICES)} and a share of 0 to 1; got {how!r} and {keep_ratio}"
+        )
 
 
 def pad_chunks(chunks: np.ndarray, room: int) -> np.ndarray:

@@ -184,7 +184,7 @@ def read_chunks(
     if frames.shape[0] < size.crop[0] or frames.shape[1] < size.crop[1]:
         raise ValueError(
             f"frames of {frames.shape[0]}x{frames.shape[1]} are smaller than the crop {size.crop[0]}x{size.crop[1]} "
-            f"(height x width); extract them larger or lower --config.data.crop"
+            f"(height x width); extract them larger or lower --config.clip.crop"
         )
     numbers = start + chunks[:, None] * size.chunk + np.arange(size.chunk)
     mask = (chunks[:, None] >= 0) & (numbers >= 0) & (numbers < start + length)

@@ -9,7 +9,8 @@ Source: `klauscc/TALLFormer:tools/data/extract_frames.sh` (fps=15, 256x256).
 from __future__ import annotations
 
 import fractions
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -52,6 +53,8 @@ class VideoFile:
         fps: frames per second of the result; None keeps the frames of the file.
         size: (height, width) of the result; None keeps that of the file.
         max_frames: lowers `fps` so that about this many frames remain at most (ActivityNet: 768), never raises it.
+        index: what `read_index` gave for it, where that is known.
+        content: gives the bytes of a file that lies elsewhere (in a record), with its `index`; `path` is then a name.
 
     Attributes:
         path: the file.
@@ -70,11 +73,13 @@ class VideoFile:
         fps: float | None = None,
         size: tuple[int, int] | None = None,
         max_frames: int | None = None,
+        index: VideoIndex | None = None,
+        content: Callable[[], bytes] | None = None,
     ) -> None:
-        self.path = epath.Path(path)
-        if not self.path.exists():
+        self.path, self._content = epath.Path(path), content
+        if content is None and not self.path.exists():
             raise FileNotFoundError(f"{self.path} does not exist; expected a video file")
-        self.index = read_index(self.path)
+        self.index = read_index(self.path) if index is None else index
         self.fps = self.index.fps if fps is None else float(fps)
         if max_frames is not None:
             self.fps *= min(1.0, max_frames / (len(self.index.times) * self.fps / self.index.fps))
@@ -104,7 +109,7 @@ class VideoFile:
         frames = np.empty([count, *self.shape], np.uint8)
         times = self.index.times[self._taken[first : first + count]]
         waiting = {int(time) for time in times}
-        for time, frame in _decode(self.path, self.index, times) if count else ():
+        for time, frame in self._decode(times) if count else ():
             if time in waiting:
                 waiting.remove(time)
                 frames[times == time] = self._picture(frame)
@@ -114,6 +119,25 @@ class VideoFile:
                 f"cannot be decoded; the file is damaged. Copy or encode it again."
             )
         return frames
+
+    def _decode(self, times: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """(time, decoded frame) from the key frame before `times[0]` to `times[-1]`."""
+        av, start = _pyav(), self.index.start
+        try:
+            with av.open(str(self.path) if self._content is None else io.BytesIO(self._content())) as container:
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                if times[0] > 0:
+                    container.seek(int(times[0]) + start, stream=stream)
+                for frame in container.decode(stream):
+                    time = frame.pts if frame.pts is not None else frame.dts
+                    if time is None:
+                        continue
+                    yield time - start, frame
+                    if time - start >= times[-1]:
+                        return
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{self.path} cannot be decoded ({error}); the file is damaged. Copy it again.") from error
 
     def _picture(self, frame: Any) -> np.ndarray:
         if self._size is not None:
@@ -170,26 +194,6 @@ def read_index(path: epath.Path) -> VideoIndex:
             f"{f' of {stated}' if stated else ''}: it is truncated. Copy it again."
         )
     return index
-
-
-def _decode(path: epath.Path, index: VideoIndex, times: np.ndarray) -> Iterator[tuple[int, Any]]:
-    """(time, decoded frame) from the key frame before `times[0]` to `times[-1]`."""
-    av = _pyav()
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            if times[0] > 0:
-                container.seek(int(times[0]) + index.start, stream=stream)
-            for frame in container.decode(stream):
-                time = frame.pts if frame.pts is not None else frame.dts
-                if time is None:
-                    continue
-                yield time - index.start, frame
-                if time - index.start >= times[-1]:
-                    return
-    except av.error.FFmpegError as error:
-        raise ValueError(f"{path} cannot be decoded ({error}); the file is damaged. Copy it again.") from error
 
 
 def _pyav() -> ModuleType:

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +20,9 @@ from PIL import Image, UnidentifiedImageError
 from actloc_jax.data.video_files import VIDEO_SUFFIXES, VideoFile
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+Rate = float | Callable[[int], float]
+"""Frames per second of decoded frames, or what tells it by their number."""
 
 
 class Frames(Protocol):
@@ -41,22 +46,26 @@ class FrameFolder:
         path: the folder.
         fps: frames per second at which they were taken.
 
+    Attributes:
+        files: the images.
+
     Raises:
         FileNotFoundError: no images.
     """
 
-    def __init__(self, path: epath.PathLike, *, fps: float) -> None:
-        self.path, self.fps = epath.Path(path), fps
+    def __init__(self, path: epath.PathLike, *, fps: Rate) -> None:
+        self.path = epath.Path(path)
         folder = self.path if self.path.is_dir() else None
-        self._files = (
+        self.files = (
             sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES) if folder else []
         )
-        if not self._files:
+        if not self.files:
             raise FileNotFoundError(f"{self.path} holds no images; expected one per frame, 00001.png, 00002.png ...")
-        self._shape = _image(self._files[0]).shape
+        self._shape = decode_image(self.files[0].read_bytes(), self.files[0]).shape
+        self.fps = fps(len(self.files)) if callable(fps) else fps
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -69,16 +78,9 @@ class FrameFolder:
         Raises:
             ValueError: frames that are not there, an image that cannot be read or is of another size.
         """
-        _check_range(self.path, len(self), first, count)
-        frames = np.empty([count, *self.shape], np.uint8)
-        for frame, file in zip(frames, self._files[first : first + count], strict=True):
-            image = _image(file)
-            if image.shape != self.shape:
-                raise ValueError(
-                    f"{file} is {image.shape[:2]} large, the first frame {self.shape[:2]}; extract them again"
-                )
-            frame[:] = image
-        return frames
+        check_range(self.path, len(self), first, count)
+        files = self.files[first : first + count]
+        return decode_images([(file.read_bytes(), file) for file in files], self.shape)
 
 
 class FrameArray:
@@ -93,8 +95,8 @@ class FrameArray:
         ValueError: another type or shape.
     """
 
-    def __init__(self, path: epath.PathLike, *, fps: float) -> None:
-        self.path, self.fps = epath.Path(path), fps
+    def __init__(self, path: epath.PathLike, *, fps: Rate) -> None:
+        self.path = epath.Path(path)
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path} does not exist; expected frames, uint8 [time, height, width, 3]")
         try:
@@ -104,6 +106,7 @@ class FrameArray:
         if self._frames.dtype != np.uint8 or self._frames.ndim != 4 or self._frames.shape[-1] != 3:
             found = f"{self._frames.dtype} {list(self._frames.shape)}"
             raise ValueError(f"{self.path} is {found}; expected uint8 [time, height, width, 3]")
+        self.fps = fps(len(self._frames)) if callable(fps) else fps
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -115,12 +118,17 @@ class FrameArray:
 
     def read(self, first: int, count: int) -> np.ndarray:
         """[count, height, width, 3] uint8 RGB. Raises ValueError for frames that are not there."""
-        _check_range(self.path, len(self), first, count)
+        check_range(self.path, len(self), first, count)
         return np.array(self._frames[first : first + count])
 
 
 def open_frames(
-    path: epath.PathLike, *, fps: float | None, size: tuple[int, int] | None = None, max_frames: int | None = None
+    path: epath.PathLike,
+    *,
+    fps: float | None,
+    size: tuple[int, int] | None = None,
+    max_frames: int | None = None,
+    rate: Callable[[int], float] | None = None,
 ) -> Frames:
     """Opens a video in any of the three forms.
 
@@ -130,6 +138,7 @@ def open_frames(
             it.
         size: (height, width); decoded frames must have it.
         max_frames: see `VideoFile`.
+        rate: number of decoded frames -> their frames per second, where `fps` is None.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -144,29 +153,56 @@ def open_frames(
         raise ValueError(
             f"{path} is no video: expected {', '.join(VIDEO_SUFFIXES)}, a folder of images, or a .npy file of frames"
         )
-    if fps is None:
+    known = known_rate(path, fps, rate)
+    frames = FrameFolder(path, fps=known) if path.is_dir() else FrameArray(path, fps=known)
+    require_size(frames, path, size)
+    return frames
+
+
+def known_rate(path: epath.PathLike, fps: float | None, rate: Callable[[int], float] | None) -> Rate:
+    """The rate of decoded frames. Raises ValueError if nobody says it."""
+    if fps is None and rate is None:
         raise ValueError(
             f"{path} holds decoded frames, and it is not known how many of them are a second; name the rate at which "
             f"they were taken (--config.data.fps), or give the video file"
         )
-    frames = FrameFolder(path, fps=fps) if path.is_dir() else FrameArray(path, fps=fps)
+    return rate if fps is None else fps
+
+
+def require_size(frames: Frames, path: epath.PathLike, size: tuple[int, int] | None) -> None:
+    """Raises ValueError if decoded frames are not of this (height, width)."""
     if size is not None and frames.shape[:2] != tuple(size):
         raise ValueError(
             f"{path} has frames of {frames.shape[0]}x{frames.shape[1]}, expected {size[0]}x{size[1]} (height x width); "
             f"extract them again at that size or change the config's frame size"
         )
+
+
+def decode_images(images: Sequence[tuple[bytes, object]], shape: tuple[int, int, int]) -> np.ndarray:
+    """Decodes images, each with its name for messages: [images, height, width, 3] uint8.
+
+    Raises:
+        ValueError: an image that cannot be read, or of another size.
+    """
+    frames = np.empty([len(images), *shape], np.uint8)
+    for frame, (content, name) in zip(frames, images, strict=True):
+        image = decode_image(content, name)
+        if image.shape != shape:
+            raise ValueError(f"{name} is {image.shape[:2]} large, the first frame {shape[:2]}; extract them again")
+        frame[:] = image
     return frames
 
 
-def _image(file: epath.Path) -> np.ndarray:
-    """[height, width, 3] uint8."""
+def decode_image(content: bytes, name: object) -> np.ndarray:
+    """[height, width, 3] uint8 RGB. Raises ValueError if it is no image."""
     try:
-        with file.open("rb") as opened, Image.open(opened) as image:
+        with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} cannot be read as an image ({error}); extract the frames again") from error
+        raise ValueError(f"{name} cannot be read as an image ({error}); extract the frames again") from error
 
 
-def _check_range(path: epath.Path, frames: int, first: int, count: int) -> None:
+def check_range(name: object, frames: int, first: int, count: int) -> None:
+    """Raises ValueError for frames that a video does not have."""
     if first < 0 or count < 0 or first + count > frames:
-        raise ValueError(f"{path} has {frames} frames; asked for {count} from {first} on")
+        raise ValueError(f"{name} has {frames} frames; asked for {count} from {first} on")

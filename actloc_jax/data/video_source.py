@@ -1,8 +1,6 @@
 """Annotated videos as random access to records with frames (numpy only).
 
-```
-<root>/<video>.mp4 (.mkv, .avi ...)  or  <root>/<video>/00001.png ...  or  <root>/<video>.npy
-```
+The videos lie in a folder (`video_folder.py`) or in ArrayRecord files (`video_records.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from etils import epath
@@ -17,11 +16,35 @@ from etils import epath
 from actloc_jax.data.annotations import VideoAnnotation
 from actloc_jax.data.problems import Problem, require_no_errors
 from actloc_jax.data.samples import Record
-from actloc_jax.data.video_files import VIDEO_SUFFIXES
-from actloc_jax.data.video_frames import Frames, open_frames
+from actloc_jax.data.video_folder import VideoFolder
+from actloc_jax.data.video_frames import Frames
+from actloc_jax.data.video_records import RecordedVideos, holds_records
+
+MissingVideos = Literal["error", "skip"]
 
 TOLERANCE_SECONDS = 0.5
 """Annotations may end this much behind the last frame: durations are rounded in most files."""
+
+ROUNDING = 0.02
+"""Share by which decoded frames may be more or less than their annotation says, beyond two of them."""
+
+
+class VideoStore(Protocol):
+    """Where the videos are."""
+
+    names: tuple[str, ...]
+
+    def open(self, video: str, **options: Any) -> Frames:
+        """The frames of a video; options as for `open_frames`.
+
+        Raises:
+            FileNotFoundError, ValueError: the video is missing or cannot be read.
+        """
+
+
+def open_store(root: epath.PathLike) -> VideoStore:
+    """The videos of a folder, or those in its ArrayRecord files. Raises FileNotFoundError if it does not exist."""
+    return RecordedVideos(root) if holds_records(root) else VideoFolder(root)
 
 
 class AnnotatedVideos:
@@ -30,14 +53,19 @@ class AnnotatedVideos:
     Args:
         root: folder of the videos.
         videos: their annotations.
-        fps: frames per second of the records; None keeps those of video files.
+        fps: frames per second of the records; None keeps those of video files, and takes for decoded frames what the
+            annotation says, see `rate_of_frames`.
         size: (height, width) of their frames; None keeps that of the files.
         max_frames: most frames of a record, see `VideoFile`.
         open_ended: leave out segments that begin behind the last frame and clip the others, with a warning, instead of
             counting them as errors; THUMOS14 has such.
+        missing: `"error"`, or `"skip"`: videos that are missing or cannot be read are left out with a warning.
+
+    Attributes:
+        annotated: all annotations, with those of videos that are left out.
 
     Raises:
-        FileNotFoundError: no such folder.
+        ValueError: an unknown option.
     """
 
     def __init__(
@@ -49,44 +77,79 @@ class AnnotatedVideos:
         size: tuple[int, int] | None = None,
         max_frames: int | None = None,
         open_ended: bool = False,
+        missing: MissingVideos = "error",
     ) -> None:
+        if missing not in ("error", "skip"):
+            raise ValueError(f'missing_videos={missing!r} is unknown; use "error" or "skip"')
         self.root = epath.Path(root)
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"{self.root} does not exist; expected a folder of videos, one <video>.mp4 each")
-        self.videos = tuple(videos)
+        self.annotated = tuple(videos)
         self._options = {"fps": fps, "size": size, "max_frames": max_frames}
         self._open_ended = open_ended
+        self._missing: MissingVideos = missing
 
     def __len__(self) -> int:
         return len(self.videos)
 
     @functools.cached_property
-    def opened(self) -> tuple[list[Frames | None], list[Problem]]:
-        """The frames of each video, None where they cannot be read, and all that is wrong with the videos."""
-        names = {path.name for path in self.root.iterdir()}
-        opened: list[Frames | None] = []
-        problems: list[Problem] = []
-        for video in self.videos:
+    def _opened(self) -> tuple[dict[str, Frames], dict[str, str]]:
+        """Video -> its frames, and video -> why it cannot be read. Raises FileNotFoundError without the folder."""
+        store = open_store(self.root)
+        opened: dict[str, Frames] = {}
+        unreadable: dict[str, str] = {}
+        for video in self.annotated:
+            rate = functools.partial(rate_of_frames, video, max_frames=self._options["max_frames"])
             try:
-                frames = open_frames(self._path(video.video, names), **self._options)
+                opened[video.video] = store.open(video.video, **self._options, rate=rate)
             except (FileNotFoundError, ValueError) as error:
-                problems.append(Problem("error", str(error)))
-                opened.append(None)
-                continue
-            opened.append(frames)
-            problems += self._check(video, len(frames) / frames.fps)
-        return opened, problems
+                unreadable[video.video] = str(error)
+        return opened, unreadable
+
+    @functools.cached_property
+    def videos(self) -> tuple[VideoAnnotation, ...]:
+        """The annotations, without those of videos that are left out."""
+        if self._missing == "error":
+            return self.annotated
+        opened, _ = self._opened
+        return tuple(video for video in self.annotated if video.video in opened)
+
+    @functools.cached_property
+    def _problems(self) -> list[Problem]:
+        try:
+            opened, unreadable = self._opened
+        except FileNotFoundError as error:
+            return [Problem("error", str(error))]
+        problems = [
+            problem
+            for video in self.annotated
+            if video.video in opened
+            for problem in self._check(video, opened[video.video])
+        ]
+        if self._missing == "error" or not unreadable:
+            return [Problem("error", reason) for reason in unreadable.values()] + problems
+        names = ", ".join(list(unreadable)[:10]) + ", ..." * (len(unreadable) > 10)
+        message = (
+            f"{len(unreadable)} of {len(self.annotated)} videos are missing or cannot be read: {names} (of the first: "
+            f"{next(iter(unreadable.values()))})"
+        )
+        return [Problem("warning", f"{message}; left out") if opened else Problem("error", message), *problems]
 
     def problems(self) -> list[Problem]:
         """Videos that are missing or cannot be read, and segments beyond their end."""
-        return self.opened[1]
+        return self._problems
 
     @functools.cached_property
     def frames(self) -> tuple[Frames, ...]:
-        """The frames of each video. Raises ValueError with all that is wrong."""
-        opened, problems = self.opened
-        require_no_errors(problems)
-        return tuple(frames for frames in opened if frames is not None)
+        """The frames of each of `videos`. Raises ValueError with all that is wrong."""
+        require_no_errors(self._problems)
+        return tuple(self._opened[0][video.video] for video in self.videos)
+
+    @property
+    def readable(self) -> list[tuple[VideoAnnotation, Frames]]:
+        """The videos that can be read, whatever else is wrong."""
+        if not self.root.is_dir():
+            return []
+        opened, _ = self._opened
+        return [(video, opened[video.video]) for video in self.annotated if video.video in opened]
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -107,16 +170,8 @@ class AnnotatedVideos:
             "labels": video.labels[kept],
         }
 
-    def _path(self, video: str, names: set[str]) -> epath.Path:
-        for name in (*(video + suffix for suffix in VIDEO_SUFFIXES), video, f"{video}.npy"):
-            if name in names:
-                return self.root / name
-        raise FileNotFoundError(
-            f"{self.root} has no video {video}; expected {video}.mp4 (or {', '.join(VIDEO_SUFFIXES[1:4])} ...), "
-            f"a folder {video}/ of images, or {video}.npy"
-        )
-
-    def _check(self, video: VideoAnnotation, seconds: float) -> list[Problem]:
+    def _check(self, video: VideoAnnotation, frames: Frames) -> list[Problem]:
+        seconds = len(frames) / frames.fps
         beyond = video.segments[video.segments[:, 1] > seconds + TOLERANCE_SECONDS]
         if not len(beyond):
             return []
@@ -129,3 +184,38 @@ class AnnotatedVideos:
         if self._open_ended:
             return [Problem("warning", message + "They are clipped or left out")]
         return [Problem("error", message + "Replace it, or clip them with --config.data.open_ended=True")]
+
+
+def rate_of_frames(video: VideoAnnotation, frames: int, *, max_frames: int | None = None) -> float:
+    """Frames per second of decoded frames that are a whole video: by its annotation.
+
+    With a rate and a duration they must fit the number of frames, or the frames be those of a lowered rate.
+
+    Args:
+        video: its annotation.
+        frames: how many were decoded.
+        max_frames: to which the rate was lowered, None if it was not.
+
+    Raises:
+        ValueError: the annotation has neither a duration nor a rate, or they contradict the number of frames.
+    """
+    if not math.isfinite(video.duration):
+        if video.fps is None:
+            raise ValueError(
+                f"video {video.video} is {frames} decoded frames, and its annotation has neither a duration nor fps, "
+                f"so their rate is unknown; add one of them, or name the rate of all with --config.data.fps"
+            )
+        return video.fps
+    if video.fps is None:
+        return frames / video.duration
+    every = video.fps * video.duration
+    kept = every if max_frames is None else min(every, max_frames)
+    if abs(frames - every) <= 2 + ROUNDING * every:
+        return video.fps
+    if abs(frames - kept) <= 2 + ROUNDING * kept:
+        return frames / video.duration
+    raise ValueError(
+        f"video {video.video} is {frames} decoded frames, but its annotation says {video.duration:.2f} s at "
+        f"{video.fps:g} fps, which is {every:.0f}{f', at most {max_frames}' if max_frames else ''}; extract them "
+        f"again, or name the rate at which they were taken (--config.data.fps)"
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from actloc_jax.backbones.afsd import AfsdOutput, AfsdSizes
 from actloc_jax.ops import nms
 from actloc_jax.ops.nms import Suppression
+from actloc_jax.systems.tallformer.video_classes import best_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ def with_video_classes(
     """
     segments = np.clip(found.segments, 0, duration)
     inside = segments[:, 1] > segments[:, 0]
-    best = np.argsort(-np.asarray(class_scores), kind="stable")[: settings.classes_per_segment]
+    best = best_classes(np.asarray(class_scores), settings.classes_per_segment)
     scores = found.scores[inside, None] * np.asarray(class_scores)[best]
     labels = np.broadcast_to(best, scores.shape)
     return Classified(np.repeat(segments[inside], len(best), axis=0), scores.reshape(-1), labels.reshape(-1))

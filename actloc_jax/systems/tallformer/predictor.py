@@ -21,6 +21,7 @@ from actloc_jax.results.types import ScoredSegments
 from actloc_jax.systems.api import EvalBatch, Predictor
 from actloc_jax.systems.tallformer import afsd_decode, anchor_decode, settings
 from actloc_jax.systems.tallformer.anchor_decode import Candidates, Window
+from actloc_jax.systems.tallformer.video_classes import VideoClasses, best_classes
 from actloc_jax.systems.tallformer.videos import AFSD
 from actloc_jax.training.state import Batch
 
@@ -36,6 +37,7 @@ class Row(NamedTuple):
         is_first, is_last: of its video.
         fps: frames per second.
         duration: of the video, seconds.
+        labels: of its annotated segments; none for a user's own videos.
     """
 
     video: str
@@ -44,13 +46,22 @@ class Row(NamedTuple):
     is_last: bool
     fps: float
     duration: float
+    labels: Sequence[int] = ()
 
 
 def tallformer_predictor(
-    config: ConfigDict, backbone: Network, detector: Network, sizes: AnchorDetectorSizes | AfsdSizes
+    config: ConfigDict,
+    backbone: Network,
+    detector: Network,
+    sizes: AnchorDetectorSizes | AfsdSizes,
+    class_names: Sequence[str],
 ) -> Predictor:
-    """All chunks of every window are computed; nothing is read from the memory."""
-    options, size = config.decode, settings.clip_size(config)
+    """All chunks of every window are computed; nothing is read from the memory.
+
+    Raises:
+        FileNotFoundError, ValueError: nobody can say the classes of videos as asked for, see `VideoClasses`.
+    """
+    options, size, classes = config.decode, settings.clip_size(config), VideoClasses(config, class_names)
 
     def windows_of(frames: int) -> list[tuple[int, int]]:
         if config.network.kind == AFSD:
@@ -58,6 +69,7 @@ def tallformer_predictor(
         return windows(frames, length=size.frames, overlap=options.overlap)
 
     def batches(source: Any) -> Iterator[EvalBatch]:
+        classes.require(source)
         order = np.argsort(np.asarray(source.lengths), kind="stable").tolist()
         of_video = {position: windows_of(source.lengths[position]) for position in order}
         flat = [(position, number) for position in order for number in range(len(of_video[position]))]
@@ -72,7 +84,8 @@ def tallformer_predictor(
                 frames, window = record["frames"], Window(*places[number])
                 samples.append(evaluation_clip(frames, *window, size))
                 ends = number == 0, number == len(places) - 1
-                found.append(Row(record["video"], window, *ends, frames.fps, len(frames) / frames.fps))
+                labels = tuple(record.get("labels", ()))
+                found.append(Row(record["video"], window, *ends, frames.fps, len(frames) / frames.fps, labels))
             samples += [jax.tree.map(np.zeros_like, samples[0])] * (rows - len(samples))
             names = ("frames", "frame_mask")
             return EvalBatch({name: np.stack([sample[name] for sample in samples]) for name in names}, found)
@@ -94,7 +107,7 @@ def tallformer_predictor(
             return {name: value for name, value in output._asdict().items() if "boundaries" not in name}
         return {name: jnp.concatenate(levels, axis=1) for name, levels in output._asdict().items()}
 
-    decoder = _AfsdDecoder(config, sizes) if config.network.kind == AFSD else _AnchorDecoder(config, sizes)
+    decoder = (_AfsdDecoder if config.network.kind == AFSD else _AnchorDecoder)(config, sizes, classes)
 
     def decode(outputs: dict[str, np.ndarray], rows: Sequence[Row]) -> dict[str, list[ScoredSegments]]:
         found = [
@@ -108,8 +121,9 @@ def tallformer_predictor(
 class _AnchorDecoder:
     """Collects the candidates of a video, whose windows come one after another, and merges them with its last one."""
 
-    def __init__(self, config: ConfigDict, sizes: AnchorDetectorSizes) -> None:
+    def __init__(self, config: ConfigDict, sizes: AnchorDetectorSizes, classes: VideoClasses) -> None:
         self._anchors, self._settings = settings.window_anchors(config, sizes), settings.anchor_decode(config)
+        self._classes, self._most_classes = classes, config.decode.classes_per_video
         self._waiting: list[Candidates] = []
 
     def __call__(self, row: Row, output: dict[str, np.ndarray]) -> ScoredSegments | None:
@@ -123,6 +137,10 @@ class _AnchorDecoder:
         if not row.is_last:
             return None
         merged = anchor_decode.merge(self._waiting, self._settings)
+        scores = self._classes.scores(row.video, row.labels)
+        if scores is not None:
+            kept = np.isin(merged.labels, best_classes(scores, self._most_classes))
+            merged = anchor_decode.Merged(*(values[kept] for values in merged))
         seconds = merged.segments / np.float32(round(row.fps))  # as segments became frames
         return ScoredSegments(row.video, seconds, merged.labels.astype(np.int32), merged.scores)
 
@@ -130,16 +148,18 @@ class _AnchorDecoder:
 class _AfsdDecoder:
     """A window is a whole video."""
 
-    def __init__(self, config: ConfigDict, sizes: AfsdSizes) -> None:
-        self._sizes, self._settings = sizes, settings.afsd_decode(config)
+    def __init__(self, config: ConfigDict, sizes: AfsdSizes, classes: VideoClasses) -> None:
+        self._sizes, self._settings, self._classes = sizes, settings.afsd_decode(config), classes
 
     def __call__(self, row: Row, output: dict[str, np.ndarray]) -> ScoredSegments:
-        """The detections of the row's video, of the classes that the network gives it."""
+        """The detections of the row's video, of the classes that the network or another one gives it."""
         nothing = dict.fromkeys(AfsdOutput._fields)
         found = afsd_decode.candidates(AfsdOutput(**{**nothing, **output}), self._sizes, row.fps, self._settings)
         found = afsd_decode.suppressed(found, self._settings)
-        logits = output["video_classes"].astype(np.float64)
-        scores = np.exp(logits - logits.max())
-        scores = (scores / scores.sum())[1:]  # without background
+        scores = self._classes.scores(row.video, row.labels)
+        if scores is None:
+            logits = output["video_classes"].astype(np.float64)
+            scores = np.exp(logits - logits.max())
+            scores = (scores / scores.sum())[1:]  # without background
         named = afsd_decode.with_video_classes(found, scores, row.duration, self._settings)
         return ScoredSegments(row.video, named.segments, named.labels.astype(np.int32), named.scores)

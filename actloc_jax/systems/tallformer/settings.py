@@ -28,6 +28,12 @@ from actloc_jax.systems.tallformer.videos import AFSD
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 FINEST_STRIDE = 8  # frames per row of the finest level: 2 of the backbone, 4 of the reduction
+SUPPRESSIONS = {
+    "nmw": None,  # non-maximum weighting
+    "nms": nms.TALLFORMER_HARD,
+    "soft_linear": nms.TALLFORMER_LINEAR,
+    "soft_gaussian": nms.TALLFORMER_GAUSSIAN,
+}
 TRIALS = 20  # windows drawn until one has a segment, where that is asked for
 
 
@@ -180,9 +186,24 @@ def afsd_loss(config: ConfigDict) -> AfsdLossSettings:
 
 
 def anchor_decode(config: ConfigDict) -> AnchorDecodeSettings:
-    """Which candidates are kept, and how they are merged."""
+    """Which candidates are kept, and how they are merged or suppressed.
+
+    Raises:
+        ValueError: `config.decode.suppression` names no procedure.
+    """
     options = config.decode
-    return AnchorDecodeSettings(options.per_level, options.min_score, options.threshold, options.max_detections)
+    if options.suppression not in SUPPRESSIONS:
+        raise ValueError(
+            f"config.decode.suppression={options.suppression!r} is unknown; use {', '.join(SUPPRESSIONS)}."
+        )
+    rule = SUPPRESSIONS[options.suppression]
+    if rule is not None:
+        rule = dataclasses.replace(rule, threshold=options.threshold, sigma=options.sigma)
+        if rule.decay != "hard":
+            rule = dataclasses.replace(rule, min_score=options.soft_min_score)
+    return AnchorDecodeSettings(
+        options.per_level, options.min_score, options.threshold, options.max_detections, suppression=rule
+    )
 
 
 def afsd_decode(config: ConfigDict) -> AfsdDecodeSettings:

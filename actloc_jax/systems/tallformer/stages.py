@@ -81,7 +81,7 @@ def train_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Tr
         warm_start=warm_start,
         batches=lambda: iter(training_batches(config, source)),
         train_step=state.gradient_step(_loss(config, memory, detector, sizes), tx),
-        predictor=tallformer_predictor(config, backbone, detector, sizes),
+        predictor=tallformer_predictor(config, backbone, detector, sizes, dataset.class_names),
         evaluate_at=_evaluate_at(options),
         select=config.eval.select,
         rates=lambda step: optimizers.learning_rates(rates, step),

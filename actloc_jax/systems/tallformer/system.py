@@ -37,7 +37,7 @@ def make_predictor(config: ConfigDict, class_names: Sequence[str], stage: str) -
     del stage
     sizes = settings.detector_sizes(config, len(class_names))
     detector = settings.detector_network(config, sizes)
-    return tallformer_predictor(config, settings.backbone_network(config), detector, sizes)
+    return tallformer_predictor(config, settings.backbone_network(config), detector, sizes, class_names)
 
 
 SYSTEM = System(

@@ -1,8 +1,8 @@
 """The videos of a TALLFormer experiment, as frames; and a user's own videos.
 
 ```
-<root>/<videos>/<video>.mp4     or a folder of images, or .npy, see data/video_frames.py
-<root>/<annotations>            ActivityNet's JSON, or THUMOS14's folder of text files
+<root>/<videos>/<video>.mp4     or a folder of images, or .npy, see data/video_frames.py; or all in ArrayRecord files
+<root>/<annotations>            ActivityNet's JSON in its variants, or a folder of a file per subset (THUMOS14)
 ```
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -18,13 +18,15 @@ from ml_collections import ConfigDict
 
 from actloc_jax.data import synthetic_video_detection as synthetic
 from actloc_jax.data.activitynet_json import parse_activitynet_json
-from actloc_jax.data.annotations import Annotations, VideoAnnotation, merge, read_class_names
+from actloc_jax.data.annotation_folder import read_annotation_folder
+from actloc_jax.data.annotations import Annotations, VideoAnnotation, read_class_names
 from actloc_jax.data.problems import Problem
 from actloc_jax.data.samples import Record
-from actloc_jax.data.thumos14_text import read_thumos14_text
 from actloc_jax.data.video_files import VIDEO_SUFFIXES
-from actloc_jax.data.video_frames import IMAGE_SUFFIXES, Frames, open_frames
-from actloc_jax.data.video_source import AnnotatedVideos
+from actloc_jax.data.video_folder import holds_images
+from actloc_jax.data.video_frames import Frames, open_frames
+from actloc_jax.data.video_scores import read_class_scores
+from actloc_jax.data.video_source import AnnotatedVideos, open_store
 from actloc_jax.metrics.detection_matching import Instances
 from actloc_jax.results import detection as results
 from actloc_jax.systems.api import Dataset
@@ -56,20 +58,32 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
     root = epath.Path(data.root)
     if data.source == "synthetic":
         root = synthetic.write_folder(workdir / "demo_data", DEMO[config.network.kind])
+    if not root.is_dir():
+        raise FileNotFoundError(_missing_folder(root, data))
     subsets = {"train": data.train_subsets.split(","), "test": data.test_subsets.split(",")}
     annotations, wrong = read_annotations(root, data, [name for names in subsets.values() for name in names])
 
     @functools.cache
     def source(split: str) -> AnnotatedVideos:
         videos = [video for video in annotations.of_subset(*subsets[split]) if len(video.labels)]
-        return AnnotatedVideos(root / data.videos, videos, open_ended=data.open_ended, **frame_options(config))
+        options = {"open_ended": data.open_ended, "missing": data.missing_videos}
+        return AnnotatedVideos(root / data.videos, videos, **options, **frame_options(config))
 
     @functools.cache
     def problems(split: str) -> list[Problem]:
-        return [*wrong, *source(split).problems(), *_too_long(config, source(split))]
+        found = [*wrong, *source(split).problems(), *_misfits(config, source(split))]
+        if split in (config.data.test_split, config.eval.selection_split):
+            found += _missing_scores(config, source(split), annotations.class_names)
+        return found
 
     def truth(split: str) -> dict[str, Instances]:
-        return {video.video: Instances(video.segments, video.labels) for video in source(split).videos}
+        return _instances(source(split).videos)
+
+    def also_scored(split: str) -> dict[str, dict[str, Instances]]:
+        everything = source(split).annotated
+        if data.missing_videos == "error" or len(everything) == len(source(split).videos):
+            return {}
+        return {f"all {len(everything)} annotated videos": _instances(everything)}
 
     def chance(split: str) -> dict[str, float]:
         durations = {video.video: _seconds(video) for video in source(split).videos}
@@ -82,6 +96,7 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
         problems=problems,
         frame_rate=0.0,
         chance=chance,
+        also_scored=also_scored,
     )
 
 
@@ -90,18 +105,16 @@ def read_annotations(
 ) -> tuple[Annotations, Sequence[Problem]]:
     """The annotations of all subsets, and what is wrong with those that cannot be read.
 
-    THUMOS14's text files lie in one folder, or in one folder per subset.
-
     Raises:
         FileNotFoundError, ValueError: there are none, or they are something else.
     """
     path = root / data.annotations
     names = read_class_names(root / data.classes) if data.classes else None
     if path.is_dir():
-        folders = {subset: path / subset if (path / subset).is_dir() else path for subset in subsets}
-        parts = [read_thumos14_text(folder, subset, class_names=names) for subset, folder in folders.items()]
-        return functools.reduce(merge, parts), []
-    return parse_activitynet_json(path, class_names=names, missing_duration="unknown")
+        return read_annotation_folder(path, subsets, class_names=names)
+    return parse_activitynet_json(
+        path, class_names=names, missing_duration="unknown", first_label_id=data.first_label_id
+    )
 
 
 def frame_options(config: ConfigDict) -> dict[str, Any]:
@@ -110,20 +123,57 @@ def frame_options(config: ConfigDict) -> dict[str, Any]:
     return {"fps": data.fps or None, "size": tuple(data.frame_size), "max_frames": data.max_frames or None}
 
 
-def _too_long(config: ConfigDict, source: AnnotatedVideos) -> list[Problem]:
-    """Videos that do not fit into a clip that must hold them whole."""
+def _misfits(config: ConfigDict, source: AnnotatedVideos) -> list[Problem]:
+    """Videos that do not fit into a clip that must hold them whole, and frames that are smaller than it."""
+    found, (height, width) = [], config.clip.crop
+    small = [video for video, frames in source.readable if frames.shape[0] < height or frames.shape[1] < width]
+    if small:
+        message = (
+            f"{len(small)} of {len(source.annotated)} videos have frames smaller than the crop {height}x{width} "
+            f"(height x width), e.g. {small[0].video}; extract them larger, or lower --config.clip.crop"
+        )
+        found.append(Problem("error", message))
     if config.network.kind != AFSD:
-        return []
+        return found
     most = config.clip.frames
-    return [
+    return found + [
         Problem(
             "error",
             f"video {video.video} has {len(frames)} frames at {frames.fps:g} fps, but this detector reads whole videos "
             f"of at most {most}; extract its frames at a lower rate, or lower --config.data.fps",
         )
-        for video, frames in zip(source.videos, source.opened[0], strict=True)
-        if frames is not None and len(frames) > ROUNDING * most
+        for video, frames in source.readable
+        if len(frames) > ROUNDING * most
     ]
+
+
+def _missing_scores(config: ConfigDict, source: AnnotatedVideos, class_names: Sequence[str]) -> list[Problem]:
+    """What is wrong with another model's scores of whole videos, where they name the classes."""
+    if config.decode.classifier != "external" or not config.decode.video_scores:
+        return []
+    try:
+        scores = read_class_scores(config.decode.video_scores, class_names)
+        lacking = scores.missing([video.video for video, _ in source.readable])
+    except (FileNotFoundError, ValueError) as error:
+        lacking = str(error)
+    return [Problem("error", lacking)] if lacking else []
+
+
+def _missing_folder(root: epath.Path, data: ConfigDict) -> str:
+    """Says that the data folder is missing, what it must hold, and what to do without data."""
+    return (
+        f"the data folder {root} does not exist. Expected this layout:\n"
+        f"  {root}/\n"
+        f"    {data.annotations:24} ActivityNet's JSON, or a folder of a file per subset (THUMOS14)\n"
+        f"    {data.videos}/<video>.mp4     or a folder of images, or .npy; or ArrayRecord files of all videos\n"
+        "Videos and annotations are linked from https://github.com/klauscc/TALLFormer.\n"
+        "Without data, append :demo to the config (--config=configs/<name>.py:demo) to run on generated data."
+    )
+
+
+def _instances(videos: Sequence[VideoAnnotation]) -> dict[str, Instances]:
+    """The annotated segments by video, in seconds."""
+    return {video.video: Instances(video.segments, video.labels) for video in videos}
 
 
 def _seconds(video: VideoAnnotation) -> float:
@@ -161,33 +211,31 @@ def open_inputs(config: ConfigDict, meta: dict[str, Any], paths: Sequence[str]) 
         ValueError: videos cannot be read; all are named.
     """
     del meta
-    found = [video for path in paths for video in _videos_at(epath.Path(path))]
+    options = frame_options(config)
+    found = [pair for path in paths for pair in _videos_at(epath.Path(path), options)]
     frames, wrong = [], []
-    for path in found:
+    for _, opens in found:
         try:
-            frames.append(open_frames(path, **frame_options(config)))
+            frames.append(opens())
         except (FileNotFoundError, ValueError) as error:
             wrong.append(str(error))
     if wrong:
         raise ValueError(f"{len(wrong)} of {len(found)} videos cannot be read:\n  " + "\n  ".join(wrong))
-    return FrameInputs([path.name if path.is_dir() else path.stem for path in found], frames)
+    return FrameInputs([name for name, _ in found], frames)
 
 
-def _videos_at(path: epath.Path) -> list[epath.Path]:
-    """The videos that a path stands for. Raises FileNotFoundError if there are none."""
+def _videos_at(path: epath.Path, options: dict[str, Any]) -> list[tuple[str, Callable[[], Frames]]]:
+    """Names of the videos that a path stands for, and what opens each.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a video, or a folder of videos or of images")
-    if not path.is_dir() or _holds_images(path):
-        return [path]
-    found = [
-        child
-        for child in sorted(path.iterdir())
-        if (_holds_images(child) if child.is_dir() else child.suffix.lower() in (*VIDEO_SUFFIXES, ".npy"))
-    ]
-    if not found:
+    if not path.is_dir() or holds_images(path):
+        name = path.name if path.is_dir() else path.stem
+        return [(name, functools.partial(open_frames, path, **options))]
+    store = open_store(path)
+    if not store.names:
         raise FileNotFoundError(f"{path} holds no videos; expected {', '.join(VIDEO_SUFFIXES[:3])}, .npy or images")
-    return found
-
-
-def _holds_images(folder: epath.Path) -> bool:
-    return any(child.suffix.lower() in IMAGE_SUFFIXES for child in folder.iterdir())
+    return [(name, functools.partial(store.open, name, **options)) for name in store.names]
