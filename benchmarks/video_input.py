@@ -1,4 +1,4 @@
-"""How long a training step of TALLFormer waits for its clips, on the videos of a folder.
+"""How long a training step of TALLFormer waits for its clips, on the videos of a folder or in its ArrayRecord files.
 
     python -m benchmarks.video_input FOLDER [--threads=0,2,4] [--step=1.0] [--batch=4] [--keep=0.15] [--batches=8]
 
@@ -20,8 +20,7 @@ from actloc_jax.data.annotations import video_annotation
 from actloc_jax.data.video_augmentation import Augmentation
 from actloc_jax.data.video_batches import ChunkChoice, training_clips
 from actloc_jax.data.video_clips import ClipSize, TrainingClip
-from actloc_jax.data.video_files import VIDEO_SUFFIXES
-from actloc_jax.data.video_source import AnnotatedVideos
+from actloc_jax.data.video_source import AnnotatedVideos, open_store
 
 FPS, FRAME_SIZE, SIZE = 15, (256, 256), ClipSize(frames=480, chunk=32, crop=(224, 224))
 
@@ -34,9 +33,9 @@ class Wait(NamedTuple):
 
 
 def videos_of(folder: epath.PathLike, size: tuple[int, int] = FRAME_SIZE) -> AnnotatedVideos:
-    """The video files of a folder, without annotations."""
-    paths = sorted(path for path in epath.Path(folder).iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-    annotations = [video_annotation(path.stem, "", float("inf"), None, []) for path in paths]
+    """The videos of a folder, without annotations."""
+    names = open_store(folder).names
+    annotations = [video_annotation(name, "", float("inf"), None, []) for name in names]
     return AnnotatedVideos(folder, annotations, fps=FPS, size=size)
 
 
@@ -64,7 +63,7 @@ def measure(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="of video files")
+    parser.add_argument("folder", help="of video files, decoded frames, or ArrayRecord files")
     parser.add_argument("--threads", default="0,2,4", help="threads that load ahead")
     parser.add_argument("--step", type=float, default=1.0, help="seconds of a step")
     parser.add_argument("--batch", type=int, default=4, help="windows of a batch")
