@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from configs import common
 
 NAMES_THUMOS14 = "class_names.txt"  # one per line, the published order
+MEMORIES = ("bank", "momentum", "computed")
 AFSD_RANGES = ((0, 30), (15, 60), (30, 120), (60, 240), (96, 768), (256, 768))
 
 
@@ -102,11 +103,14 @@ def clip(**changes: Any) -> ConfigDict:
 def memory(**changes: Any) -> ConfigDict:
     """The `memory` group."""
     fields = {
-        "keep_ratio": 0.15,  # share of the chunks that a step computes; the others come from the bank
+        "kind": "bank",  # bank | momentum (written by a slower backbone) | computed (no bank: all chunks, each step)
+        "keep_ratio": 0.15,  # share of the chunks that a step trains; the others come from the bank; 0: none
         "choice": "random",  # random | uniform | jitter | distinct_jitter
         "dtype": "float32",  # of the bank: float32 | bfloat16
         "layout": "auto",  # what of it is split over devices: rows | channels
         "frozen": False,  # never renewed
+        "momentum": 0.999,  # of the slower backbone, per step; the original leaves it open
+        "recompute": False,  # of "computed": compute trained chunks again for their gradient, with less memory
         "fill_chunks": 8,  # chunks at once when it is filled
     }
     return ConfigDict({**fields, **changes})
@@ -164,6 +168,7 @@ def anchor_decode() -> ConfigDict:
             "classes_per_video": 1,  # of external and truth: only detections of so many classes are kept
             "batch_size": 1,  # windows at once
             "chunks_at_once": 0,  # of these windows, in the backbone; 0: all
+            "backbone": "trained",  # with memory.kind=momentum also: slow | both
         }
     )
 
@@ -179,8 +184,25 @@ def afsd_decode(**changes: Any) -> ConfigDict:
         "classes_per_segment": 2,  # the best ones of the video; of truth the one of its first segment
         "batch_size": 1,
         "chunks_at_once": 0,
+        "backbone": "trained",
     }
     return ConfigDict({**fields, **changes})
+
+
+def with_memory(config: ConfigDict, kind: str) -> ConfigDict:
+    """The experiment with another kind of memory than the bank.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if kind not in MEMORIES:
+        raise ValueError(f"memory={kind!r} is unknown; use memory={', memory='.join(MEMORIES)}.")
+    config.memory.kind = kind
+    if kind == "computed":
+        config.stages = ("train",)
+    if kind == "momentum":
+        config.decode.backbone = "slow"  # as the original does unless told otherwise
+    return config
 
 
 def train(seed: int, **changes: Any) -> ConfigDict:
@@ -256,6 +278,7 @@ def without_anchors(config: ConfigDict, args: ConfigDict, *, epochs: int, classe
     config.decode = afsd_decode(classes_per_segment=classes_per_segment)
     config.train = activitynet_train(epochs)
     config.eval = activitynet_evaluation(test_set_selection=config.quirks.test_set_selection)
+    with_memory(config, args.memory)
     return afsd_demo(config) if args.demo else config
 
 
@@ -267,7 +290,7 @@ def anchor_demo(config: ConfigDict) -> ConfigDict:
         {"width": 64, "pyramid_width": 64, "heads": 4, "num_layers": 1, "windows": (7, 5), "window_heads": 4,
          "dropout": 0.0, "drop_path": 0.0, "head_layers": 2}
     )  # fmt: skip
-    config.memory.update({"keep_ratio": 0.5, "fill_chunks": 32})
+    config.memory.update({"keep_ratio": 0.5, "fill_chunks": 32, "momentum": 0.95})
     config.train.update({"epochs": 60, "batch_size": 8, "period": 60, "warmup_steps": 20})
     config.decode.batch_size = 8
     return config
@@ -281,7 +304,7 @@ def afsd_demo(config: ConfigDict) -> ConfigDict:
         {"width": 64, "heads": 4, "num_layers": 1, "levels": 3, "groups": 8, "drop_path": 0.0, "video_dropout": 0.1}
     )
     config.loss.ranges = ((0, 30), (15, 60), (30, 128))
-    config.memory.update({"keep_ratio": 0.5, "fill_chunks": 32})
+    config.memory.update({"keep_ratio": 0.5, "fill_chunks": 32, "momentum": 0.95})
     config.train.update({"epochs": 60, "batch_size": 8, "milestones": (45,)})
     config.decode.batch_size = 8
     return config

@@ -9,8 +9,8 @@ from configs import common, common_tallformer
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: demo, fixed."""
-    args = common.parse(arg, demo=False, fixed=False)
+    """Arguments: demo, fixed, memory (bank, momentum or computed)."""
+    args = common.parse(arg, demo=False, fixed=False, memory="bank")
     config = ConfigDict()
     config.name = "tallformer_hacs"
     config.paper = {"paper on HACS, as quoted by TriDet": (("mAP", 36.5), ("mAP@0.5", 55.0))}

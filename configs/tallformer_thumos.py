@@ -9,8 +9,11 @@ from configs import common, common_tallformer
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: demo, fixed, keep (share of the chunks that a step computes; 0.15 is the published 12 GB)."""
-    args = common.parse(arg, demo=False, fixed=False, keep="0.15")
+    """Arguments: demo, fixed, memory (bank, momentum or computed), keep.
+
+    keep: share of the chunks that a step trains; 0.15 is the published one, for 12 GB.
+    """
+    args = common.parse(arg, demo=False, fixed=False, memory="bank", keep="0.15")
     config = ConfigDict()
     config.name = "tallformer_thumos"
     config.system = "tallformer"
@@ -26,4 +29,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.decode = common_tallformer.anchor_decode()
     config.train = common_tallformer.train(seed=10)
     config.eval = common_tallformer.evaluation(test_set_selection=config.quirks.test_set_selection)
+    common_tallformer.with_memory(config, args.memory)
     return common_tallformer.anchor_demo(config) if args.demo else config

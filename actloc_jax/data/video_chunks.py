@@ -73,6 +73,23 @@ def pad_chunks(chunks: np.ndarray, room: int) -> np.ndarray:
     return padded
 
 
+def fill_up(keep: np.ndarray, num_chunks: int, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A division of all chunks in which the first part always has the same length.
+
+    Args:
+        keep: chunks chosen to be trained; repeats count once.
+        num_chunks: chunks of a window.
+        room: length of the first part, at least that of `keep`.
+
+    Returns:
+        The first part int32 [room], which begins with `keep`; the others int32 [num_chunks - room]; and which of the
+        first part were chosen, bool [room].
+    """
+    chosen = np.unique(keep)
+    order = np.concatenate([chosen, np.setdiff1d(np.arange(num_chunks), chosen)]).astype(np.int32)
+    return order[:room], order[room:], np.arange(room) < len(chosen)
+
+
 def windows(frames: int, *, length: int, overlap: float) -> list[tuple[int, int]]:
     """The windows in which a video is predicted.
 

@@ -14,7 +14,7 @@ import numpy as np
 from actloc_jax.data import video_augmentation as augmentation
 from actloc_jax.data.detection_samples import pad_segments
 from actloc_jax.data.samples import Record, Sample
-from actloc_jax.data.video_chunks import pad_chunks
+from actloc_jax.data.video_chunks import fill_up, pad_chunks
 from actloc_jax.data.video_frames import Frames
 from actloc_jax.data.video_windows import random_window, seconds_to_frames, segments_inside
 
@@ -58,7 +58,8 @@ class TrainingClip:
     Records have `frames` (`video_frames.Frames`), `segments` [n, 2] float seconds, `labels` [n] and `index`. Samples:
 
     * `frames` [kept, chunk, height, width, 3] uint8 and `frame_mask` [kept, chunk], False beyond the video;
-    * `keep` [kept] and `drop` [dropped] int32, which chunks are computed and which come from the memory bank;
+    * `keep` [kept] and `drop` [dropped] int32, which chunks are computed and which come from the memory bank; if there
+      is none, `frames` are of all chunks in this order, and `trained` bool [kept] tells which have gradient;
     * `first_row` int32, rows of the bank before the window, and `num_frames` int32, frames of it that the video has;
     * `segments` [max_segments, 2] float32 in frames of the window, `segment_labels` [max_segments] int32, -1 for none;
     * `index` int32; the draws of `Augmentation` by their names.
@@ -70,6 +71,7 @@ class TrainingClip:
         threshold: share of a segment that must be inside, see `segments_inside`.
         trials: windows drawn until one has a segment; 1 as published.
         even_starts: begin windows at whole rows; as published, half of them lie half a row beside the bank's rows.
+        with_memory: the chunks in `drop` come from the memory bank, and are not read.
     """
 
     size: ClipSize
@@ -78,6 +80,7 @@ class TrainingClip:
     threshold: float = 0.75
     trials: int = 1
     even_starts: bool = False
+    with_memory: bool = True
 
     def __call__(self, record: Record, rng: augmentation.Random, keep: np.ndarray, drop: np.ndarray) -> Sample:
         frames: Frames = record["frames"]
@@ -89,12 +92,14 @@ class TrainingClip:
             start = window.start - window.start % self.size.stride
             window = segments_inside(segments, start, window.length, self.threshold)
         corner = augmentation.draw_crop(*frames.shape[:2], self.size.crop, rng)
+        division = {"keep": keep.astype(np.int32), "drop": drop.astype(np.int32)}
+        if not self.with_memory:
+            keep, division = whole_division(keep, self.size.chunks, len(keep))
         pictures, mask = read_chunks(frames, keep, self.size, corner, window.start, window.length)
         return {
             "frames": pictures,
             "frame_mask": mask,
-            "keep": keep.astype(np.int32),
-            "drop": drop.astype(np.int32),
+            **division,
             "first_row": np.int32(window.start // self.size.stride),
             "num_frames": np.int32(window.length),
             **pad_segments(window.segments, record["labels"][window.kept], self.max_segments),
@@ -118,6 +123,7 @@ class ShiftedVideo:
         max_segments: room for segments.
         kept: most chunks that are computed.
         same_rows: read by the rule of the writes.
+        with_memory: as of `TrainingClip`.
     """
 
     size: ClipSize
@@ -125,12 +131,17 @@ class ShiftedVideo:
     max_segments: int
     kept: int
     same_rows: bool = True
+    with_memory: bool = True
 
     def __call__(self, record: Record, rng: augmentation.Random, keep: np.ndarray, drop: np.ndarray) -> Sample:
         frames: Frames = record["frames"]
         shift = augmentation.draw_integer(rng, self.size.chunk)
         corner = augmentation.draw_crop(*frames.shape[:2], self.size.crop, rng)
+        chunks = self.size.chunks + 1
         keep = pad_chunks(keep, self.kept)
+        division = {"keep": keep, "drop": pad_chunks(drop, chunks)}
+        if not self.with_memory:
+            keep, division = whole_division(keep[keep >= 0], chunks, self.kept)
         # Behind a short video come black frames, which are normalised; what the shift adds is zero for the network.
         pictures, mask = read_chunks(frames, keep, self.size, corner, -shift, self.size.frames + shift)
         segments = np.asarray(record["segments"], np.float32) * np.float32(frames.fps)
@@ -138,8 +149,7 @@ class ShiftedVideo:
         return {
             "frames": pictures,
             "frame_mask": mask,
-            "keep": keep,
-            "drop": pad_chunks(drop, self.size.chunks + 1),
+            **division,
             "shift": np.int32(shift),
             "first_row": np.int32(row),
             "first_row_read": np.int32(row if self.same_rows else -shift // self.size.stride),
@@ -148,6 +158,12 @@ class ShiftedVideo:
             "index": np.int32(record["index"]),
             **self.augmentation.draw(rng),
         }
+
+
+def whole_division(keep: np.ndarray, num_chunks: int, room: int) -> tuple[np.ndarray, Sample]:
+    """All chunks in the order of `fill_up`, and its parts as `keep`, `drop` and `trained` of a sample."""
+    first, others, trained = fill_up(keep, num_chunks, room)
+    return np.concatenate([first, others]), {"keep": first, "drop": others, "trained": trained}
 
 
 def evaluation_clip(frames: Frames, start: int, length: int, size: ClipSize) -> Sample:

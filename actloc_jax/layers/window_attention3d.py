@@ -6,6 +6,7 @@ The same numbers can be computed in three ways, see `IMPLEMENTATIONS`: what is f
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from actloc_jax.layers.temporal import Dense
-from actloc_jax.ops.video_windows import Triple, relative_positions, table_rows
+from actloc_jax.ops.video_windows import Triple, spread, table_rows
 
 APART = -100.0  # added to the score of tokens that are no neighbours, as published
 
@@ -88,8 +89,7 @@ class WindowAttention3D(nnx.Module):
 
     def _bias(self, tokens: int) -> jax.Array:
         """The bias of every pair of tokens: float32 [heads, queries, keys]."""
-        table = self.relative_position_bias_table[...].astype(jnp.float32)
-        return table[relative_positions(self.window, tokens)].transpose(2, 0, 1)
+        return spread(self.relative_position_bias_table[...].astype(jnp.float32), self.window, tokens)
 
 
 def default_implementation(dtype: DTypeLike) -> str:
@@ -122,20 +122,90 @@ def attend_by_window(qkv: jax.Array, bias: jax.Array, regions: np.ndarray | None
     """
     batch, windows, tokens, _, heads, width = qkv.shape
     kinds, kind_of = kinds_of_windows(np.zeros((windows, tokens), np.int32) if regions is None else regions)
-    apart = None if regions is None else _apart(kinds)
     group = next(number for number in (4, 3, 2, 1) if heads % number == 0)
-    bias = bias.reshape(-1, group, tokens, tokens)
+    # [batch * windows, groups of heads, 3, heads of a group, tokens, width]
+    grouped = qkv.reshape(batch * windows, tokens, 3, -1, group, width).transpose(0, 3, 2, 4, 1, 5)
+    attend = _attention_by_window(np.tile(kind_of, batch), None if regions is None else kinds)
+    y = attend(grouped, bias.reshape(-1, group, tokens, tokens))
+    return y.transpose(0, 3, 1, 2, 4).reshape(batch, windows, tokens, heads, width)
 
-    @jax.checkpoint
-    def attend(window: jax.Array, kind: jax.Array) -> jax.Array:
-        groups = jnp.moveaxis(window.reshape(tokens, 3, -1, group, width), 2, 0)
-        added = bias if apart is None else bias + apart[kind]
-        y = jax.lax.map(lambda some: _attend(*some), (groups, added))
-        return jnp.moveaxis(y, 0, 1).reshape(tokens, heads, width)
 
-    flat = qkv.reshape(batch * windows, *qkv.shape[2:])
-    y = jax.lax.map(lambda one: attend(*one), (flat, jnp.tile(kind_of, batch)))
-    return y.reshape(batch, windows, tokens, heads, width)
+def _attention_by_window(kind_of: np.ndarray, kinds: np.ndarray | None) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The loop of `attend_by_window`, and its gradient from the queries, keys, values and the sums of the weights.
+
+    Args:
+        kind_of: int [windows], which of the kinds a window is.
+        kinds: int32 [kinds, tokens], see `kinds_of_windows`; None: all tokens of a window see each other.
+
+    Returns:
+        `(qkv [windows, groups, 3, heads, tokens, width], bias [groups, heads, tokens, tokens])` to
+        [windows, groups, heads, tokens, width].
+    """
+
+    def apart_of(kind: jax.Array) -> jax.Array | float:
+        return 0.0 if kinds is None else _apart(kinds)[kind]
+
+    def forward(qkv: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
+        def one(window: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            apart = apart_of(window[1])
+            return jax.lax.map(lambda group: _attend_group(group[0], group[1] + apart), (window[0], bias))
+
+        y, log_sums = jax.lax.map(one, (qkv, jnp.asarray(kind_of)))
+        return y, (qkv, bias, y, log_sums)
+
+    def backward(saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        qkv, bias, y, log_sums = saved
+
+        def one(d_bias: jax.Array, window: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+            *arrays, kind = window
+            apart = apart_of(kind)
+            d_qkv, d_scores = jax.lax.map(
+                lambda group: _gradients_of_group(*group[:-1], group[-1] + apart), (*arrays, bias)
+            )
+            return d_bias + d_scores, d_qkv
+
+        d_bias, d_qkv = jax.lax.scan(one, jnp.zeros_like(bias), (qkv, y, log_sums, dy, jnp.asarray(kind_of)))
+        return d_qkv, d_bias
+
+    attend = jax.custom_vjp(lambda qkv, bias: forward(qkv, bias)[0])
+    attend.defvjp(forward, backward)
+    return attend
+
+
+def _attend_group(qkv: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[3, heads, tokens, width] and what is added to the scores to [heads, tokens, width], and log-sums of weights."""
+    query, key, value = qkv
+    scores = _scores(query, key, bias)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    y = _product(weights.astype(value.dtype), value) / total
+    return y.astype(value.dtype), (top + jnp.log(total))[..., 0]
+
+
+def _gradients_of_group(
+    qkv: jax.Array, y: jax.Array, log_sums: jax.Array, dy: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of `_attend_group`: gradients of `qkv`, and float32 of the scores [heads, tokens, tokens]."""
+    query, key, value = qkv
+    weights = jnp.exp(_scores(query, key, bias) - log_sums[..., None])
+    along = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    d_scores = weights * (_product(dy, jnp.swapaxes(value, -1, -2)) - along)
+    weights, small = weights.astype(value.dtype), d_scores.astype(value.dtype)
+    scale = query.shape[-1] ** -0.5
+    d_query = _product(small, key) * scale
+    d_key = _product(jnp.swapaxes(small, -1, -2), query) * scale
+    d_value = _product(jnp.swapaxes(weights, -1, -2), dy)
+    return jnp.stack([d_query, d_key, d_value]).astype(qkv.dtype), d_scores
+
+
+def _scores(query: jax.Array, key: jax.Array, bias: jax.Array) -> jax.Array:
+    """[..., tokens, width] to float32 [..., queries, keys]."""
+    return _product(query * query.shape[-1] ** -0.5, jnp.swapaxes(key, -1, -2)) + bias
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 def attend_fused(qkv: jax.Array, bias: jax.Array, regions: np.ndarray | None) -> jax.Array:
@@ -187,8 +257,7 @@ def _attend(qkv: jax.Array, bias: jax.Array) -> jax.Array:
     The weights are divided by their sum after they met the values, where there is less to divide.
     """
     query, key, value = (jnp.swapaxes(qkv[..., part, :, :], -2, -3) for part in range(3))  # [..., heads, tokens, width]
-    query = query * query.shape[-1] ** -0.5
-    scores = jnp.matmul(query, jnp.swapaxes(key, -1, -2), preferred_element_type=jnp.float32) + bias
+    scores = _scores(query, key, bias)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    y = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    y = _product(weights.astype(value.dtype), value)
     return jnp.swapaxes(y / weights.sum(axis=-1, keepdims=True), -2, -3).astype(value.dtype)

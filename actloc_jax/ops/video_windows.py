@@ -100,6 +100,31 @@ def relative_positions(window: Triple, tokens: int) -> np.ndarray:
     return np.ravel_multi_index(tuple(np.moveaxis(apart, -1, 0)), [2 * n - 1 for n in window]).astype(np.int32)
 
 
+def spread(table: jax.Array, window: Triple, tokens: int) -> jax.Array:
+    """`table[relative_positions(window, tokens)]`, heads first, from slices: their gradient is no scatter.
+
+    Args:
+        table: [table_rows(window), heads].
+        window: the full size.
+        tokens: of the window in use.
+
+    Returns:
+        [heads, queries, keys] of `tokens` each.
+    """
+    frames = -(-tokens // math.prod(window[1:]))  # the others hold none of the tokens
+    values = table.T.reshape(-1, *(2 * extent - 1 for extent in window))
+    for axis, (extent, used) in enumerate(zip(window, (frames, *window[1:]), strict=True)):
+        # an axis of distances, key by key backwards, becomes one of queries and one of keys
+        place = 1 + 2 * axis
+        rows = (
+            jax.lax.slice_in_dim(values, query + extent - used, query + extent, axis=place) for query in range(used)
+        )
+        values = jnp.stack([jnp.flip(row, place) for row in rows], axis=place)
+    values = values.transpose(0, 1, 3, 5, 2, 4, 6)  # heads, then queries, then keys
+    count = frames * math.prod(window[1:])
+    return values.reshape(-1, count, count)[:, :tokens, :tokens]
+
+
 def table_rows(window: Triple) -> int:
     """How many relative positions two tokens of a window can have."""
     return math.prod(2 * extent - 1 for extent in window)

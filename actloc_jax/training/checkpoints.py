@@ -94,7 +94,7 @@ def save_model(folder: epath.PathLike, model: dict[str, Any], meta: dict[str, An
 
     Args:
         folder: created where missing.
-        model: `{"params": nested dict of arrays, "batch_stats": nested dict}`.
+        model: `{"params": nested dict of arrays, "batch_stats": nested dict}`, and what else the system needs.
         meta: JSON-able; `system`, `stage`, `config` and `class_names` are what `predict` reads.
         step: number under which the checkpoint is kept.
     """
@@ -115,7 +115,8 @@ def load_model(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads a model checkpoint written by `save_model`, on whatever devices it was written: host arrays come back.
 
     Returns:
-        (model, meta): `{"params", "batch_stats"}` as nested dicts of numpy arrays, and the JSON meta.
+        (model, meta): what was saved, at least `params` and `batch_stats`, as nested dicts of numpy arrays, and the
+        JSON meta.
 
     Raises:
         FileNotFoundError: there is no model checkpoint in `folder`.
@@ -152,7 +153,7 @@ def load_model(folder: epath.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
             f"version reads up to format {FORMAT}. Update actloc_jax."
         )
     model = unflatten(jax.tree.map(np.asarray, flat))
-    return {"params": model["params"], "batch_stats": model.get("batch_stats", {})}, meta
+    return {"batch_stats": {}, **model}, meta
 
 
 def has_model(folder: epath.PathLike) -> bool:

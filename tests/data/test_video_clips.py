@@ -75,6 +75,25 @@ def test_even_starts_lie_on_rows_of_the_bank(folder: AnnotatedVideos) -> None:
         assert not inside or moved["segments"][0, 1] - published["segments"][0, 1] in (0, 1)
 
 
+def test_without_a_memory_all_chunks_are_read_those_to_train_first(folder: AnnotatedVideos) -> None:
+    keep, drop = np.array([1, 4]), np.array([0, 2, 3, 5])
+    draws = [np.random.default_rng(5) for _ in range(4)]
+    with_memory = TrainingClip(SIZE, Augmentation(), 3)(folder.record(0), draws[0], keep, drop)
+    clip = TrainingClip(SIZE, Augmentation(), 3, with_memory=False)(folder.record(0), draws[1], keep, drop)
+    np.testing.assert_array_equal(np.concatenate([clip["keep"], clip["drop"]]), [1, 4, 0, 2, 3, 5])
+    assert clip["trained"].all()
+    assert clip["frames"].shape[0] == SIZE.chunks
+    np.testing.assert_array_equal(clip["frames"][:2], with_memory["frames"])
+
+    size, chosen = ClipSize(32, 4, (16, 16)), np.array([3, 5])  # of nine chunks; one repeat was left out
+    whole = {"max_segments": 2, "kept": 3}
+    with_memory = ShiftedVideo(size, Augmentation(), **whole)(folder.record(0), draws[2], chosen, np.zeros(0, int))
+    video = ShiftedVideo(size, Augmentation(), with_memory=False, **whole)(folder.record(0), draws[3], chosen, chosen)
+    np.testing.assert_array_equal(np.concatenate([video["keep"], video["drop"]]), [3, 5, 0, 1, 2, 4, 6, 7, 8])
+    assert video["trained"].tolist() == [True, True, False]
+    np.testing.assert_array_equal(video["frames"][:2], with_memory["frames"][:2])
+
+
 def test_a_shifted_video_begins_with_padding_and_tells_both_rows(folder: AnnotatedVideos) -> None:
     size = ClipSize(32, 4, (16, 16))
     sample = ShiftedVideo(size, Augmentation(), max_segments=2, kept=9, same_rows=False)

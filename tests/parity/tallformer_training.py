@@ -16,7 +16,8 @@ from actloc_jax.systems.tallformer import bank as banks
 from actloc_jax.systems.tallformer.afsd_losses import AfsdLossSettings
 from actloc_jax.systems.tallformer.anchor_decode import AnchorDecodeSettings, Merged, Window, merge, window_candidates
 from actloc_jax.systems.tallformer.anchor_losses import AnchorLossSettings
-from actloc_jax.systems.tallformer.memory_training import Memory, afsd_loss_fn, anchor_loss_fn, parameter_group
+from actloc_jax.systems.tallformer.completion import Memory
+from actloc_jax.systems.tallformer.memory_training import afsd_loss_fn, anchor_loss_fn, parameter_group
 from actloc_jax.training import optimizers, sharding, state
 from actloc_jax.training.state import TrainState
 from convert import tallformer_tables

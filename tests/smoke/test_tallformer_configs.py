@@ -38,11 +38,11 @@ def _config(name: str, arg: str = "") -> ConfigDict:
     return importlib.import_module(f"configs.{name}").get_config(arg)
 
 
-def _tiny(name: str, workdir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ConfigDict, Any]:
+def _tiny(name: str, workdir: pathlib.Path, monkeypatch: pytest.MonkeyPatch, arg: str = "") -> tuple[ConfigDict, Any]:
     """A demo with hardly any videos or width, and its data set."""
     longest = {"min_frames": 90, "max_frames": 120} if name != "tallformer_thumos" else {}
     monkeypatch.setattr(videos, "DEMO", dict.fromkeys(videos.DETECTORS, dataclasses.replace(TINY, **longest)))
-    config = _config(name, "demo")
+    config = _config(name, f"demo,{arg}" if arg else "demo")
     config.data.frame_size, config.clip.crop = (20, 20), (16, 16)
     config.network.backbone.update({"width": 8, "depths": (1,), "heads": (2,)})
     config.network.detector.update({"width": 8, "heads": 2})
@@ -119,7 +119,7 @@ def test_fixed_settings_are_the_sane_ones() -> None:
 def test_says_what_cannot_be_used() -> None:
     config = _config("tallformer_thumos")
     config.memory.keep_ratio = 0.01
-    with pytest.raises(ValueError, match=r"computes none of the 15 chunks .* at least 0.067"):
+    with pytest.raises(ValueError, match=r"trains none of the 15 chunks .* at least 0.067"):
         settings.chunk_choice(config)
     config.network.backbone.depht = 3
     with pytest.raises(ValueError, match=r"config.network.backbone has no field depht; it has .*depths"):
@@ -128,6 +128,44 @@ def test_says_what_cannot_be_used() -> None:
     config.loss.ranges = ((0, 30),)
     with pytest.raises(ValueError, match="1 entries for 6 levels"):
         settings.afsd_loss(config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["momentum", "computed"])
+def test_other_kinds_of_memory_make_a_step(
+    name: str, kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, dataset = _tiny(name, tmp_path, monkeypatch, f"memory={kind}")
+    train = SYSTEM.stages(config, dataset, epath.Path(tmp_path))[-1]
+    state = jax.eval_shape(train.scratch, jax.random.key(0))
+    batch = next(iter(train.batches()))
+    after, scalars = jax.eval_shape(train.train_step, state, batch, jax.random.key(0))
+    assert jax.tree.map(lambda leaf: leaf.shape, after) == jax.tree.map(lambda leaf: leaf.shape, state)
+    assert ("bank_age" in scalars) == (kind == "momentum")
+    assert config.stages == (("fill_bank", "train") if kind == "momentum" else ("train",))
+    model, first = train.model(state), next(iter(train.predictor.batches(dataset.source("test"))))
+    assert ("slow_backbone" in model) == (kind == "momentum")
+    for which in ("slow", "both") if kind == "momentum" else ("trained",):
+        config.decode.backbone = which
+        predictor = SYSTEM.predictor(config, dataset.class_names, "train")
+        jax.eval_shape(predictor.predict, model, first.arrays, jax.random.key(0))
+
+
+def test_kinds_of_memory_that_do_not_fit_are_named() -> None:
+    config = _config("tallformer_thumos", "memory=computed")
+    config.decode.backbone = "slow"
+    with pytest.raises(
+        ValueError, match=r"backbone=slow needs a model with a slower backbone, which .*computed has not"
+    ):
+        settings.check_evaluated_backbone(config)
+    config.stages = ("fill_bank", "train")
+    with pytest.raises(ValueError, match="has no memory bank to fill"):
+        SYSTEM.stages(config, None, epath.Path("nowhere"))
+    config.memory.keep_ratio = 0.0
+    with pytest.raises(ValueError, match="trains none of the 15 chunks"):
+        settings.chunk_choice(config)
+    with pytest.raises(ValueError, match="memory='none' is unknown; use memory=bank, memory=momentum"):
+        _config("tallformer_thumos", "memory=none")
 
 
 @pytest.mark.slow

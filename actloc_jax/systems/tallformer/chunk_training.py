@@ -65,6 +65,7 @@ def dropped_gradient(
     keep: jax.Array,
     drop: jax.Array,
     *,
+    of_dropped: Backbone | None = None,
     recompute: bool = False,
 ) -> jax.Array:
     """Features of all chunks; gradient flows through those in `keep` only.
@@ -75,6 +76,7 @@ def dropped_gradient(
         chunks: [batch, chunks, frames, height, width, channels]; they get no gradient.
         keep: [kept] int32, at least one.
         drop: [dropped] int32, the others; both together are all chunks, none twice.
+        of_dropped: computes the chunks in `drop`, where that is to be done in another way; None: `backbone`.
         recompute: keep nothing of the computation but the chunks and compute it again for the gradient (V1 of the
             original); otherwise (V2) its intermediate results are kept.
 
@@ -83,7 +85,7 @@ def dropped_gradient(
     """
     chunks = jax.lax.stop_gradient(chunks)
     kept = (jax.checkpoint(backbone) if recompute else backbone)(params, chunks[:, keep])
-    rest = jax.lax.stop_gradient(backbone(jax.lax.stop_gradient(params), chunks[:, drop]))
+    rest = jax.lax.stop_gradient((of_dropped or backbone)(jax.lax.stop_gradient(params), chunks[:, drop]))
     order = jnp.argsort(jnp.concatenate([keep, drop]))
     return jnp.concatenate([kept, rest], axis=1)[:, order]
 

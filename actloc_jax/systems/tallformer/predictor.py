@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -13,14 +13,15 @@ from ml_collections import ConfigDict
 
 from actloc_jax.backbones.afsd import AfsdOutput, AfsdSizes
 from actloc_jax.backbones.daotad import AnchorDetectorSizes
-from actloc_jax.data.video_chunks import windows
+from actloc_jax.data.video_chunks import kept_chunks, windows
 from actloc_jax.data.video_clips import evaluation_clip
 from actloc_jax.layers.functional import Network, united
 from actloc_jax.ops import video_frames
 from actloc_jax.results.types import ScoredSegments
 from actloc_jax.systems.api import EvalBatch, Predictor
-from actloc_jax.systems.tallformer import afsd_decode, anchor_decode, settings
+from actloc_jax.systems.tallformer import afsd_decode, anchor_decode, chunk_training, settings
 from actloc_jax.systems.tallformer.anchor_decode import Candidates, Window
+from actloc_jax.systems.tallformer.completion import SLOW_BACKBONE
 from actloc_jax.systems.tallformer.video_classes import VideoClasses, best_classes
 from actloc_jax.systems.tallformer.videos import AFSD
 from actloc_jax.training.state import Batch
@@ -59,7 +60,8 @@ def tallformer_predictor(
     """All chunks of every window are computed; nothing is read from the memory.
 
     Raises:
-        FileNotFoundError, ValueError: nobody can say the classes of videos as asked for, see `VideoClasses`.
+        FileNotFoundError, ValueError: `config.decode.backbone` is unknown, or asks for a backbone that there is not; or
+            nobody can say the classes of videos as asked for, see `VideoClasses`.
     """
     options, size, classes = config.decode, settings.clip_size(config), VideoClasses(config, class_names)
 
@@ -95,18 +97,15 @@ def tallformer_predictor(
         return iter(grain.MapDataset.source(plans).map(load).to_iter_dataset(read))
 
     def predict(model: Any, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        del key
         params = model["params"]
         chunks = jax.vmap(jax.vmap(video_frames.prepare))(batch["frames"], batch["frame_mask"])
-        features = backbone(
-            params["backbone"], chunks.swapaxes(0, 1), method="chunk_features", at_once=options.chunks_at_once or None
-        ).swapaxes(0, 1)
-        features = features.reshape(len(features), -1, features.shape[-1])
+        features = chunk_training.joined(features_of(model, chunks, key))
         output = detector(united(params["detector"], model["batch_stats"]), features)
         if config.network.kind == AFSD:
             return {name: value for name, value in output._asdict().items() if "boundaries" not in name}
         return {name: jnp.concatenate(levels, axis=1) for name, levels in output._asdict().items()}
 
+    features_of = _features(config, backbone)
     decoder = (_AfsdDecoder if config.network.kind == AFSD else _AnchorDecoder)(config, sizes, classes)
 
     def decode(outputs: dict[str, np.ndarray], rows: Sequence[Row]) -> dict[str, list[ScoredSegments]]:
@@ -116,6 +115,28 @@ def tallformer_predictor(
         return {NAME: [result for result in found if result is not None]}
 
     return Predictor(batches, predict, decode)
+
+
+def _features(config: ConfigDict, backbone: Network) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+    """`(model, chunks, key) -> features` by the trained backbone, by the slower one, or by both."""
+    settings.check_evaluated_backbone(config)
+    which, at_once = config.decode.backbone, config.decode.chunks_at_once or None
+
+    def run(params: Any, chunks: jax.Array) -> jax.Array:
+        return backbone(params, chunks.swapaxes(0, 1), method="chunk_features", at_once=at_once).swapaxes(0, 1)
+
+    def features(model: Any, chunks: jax.Array, key: jax.Array) -> jax.Array:
+        trained = model["params"]["backbone"]
+        if which == settings.TRAINED:
+            return run(trained, chunks)
+        if which == settings.SLOW:
+            return run(model[SLOW_BACKBONE], chunks)
+        count = chunks.shape[1]
+        order = jax.random.permutation(key, count)
+        kept = kept_chunks(count, config.memory.keep_ratio)
+        return chunk_training.combined(run, trained, model[SLOW_BACKBONE], chunks, order[:kept], order[kept:])
+
+    return features
 
 
 class _AnchorDecoder:

@@ -28,6 +28,8 @@ from actloc_jax.systems.tallformer.videos import AFSD
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 FINEST_STRIDE = 8  # frames per row of the finest level: 2 of the backbone, 4 of the reduction
+BANK, MOMENTUM, COMPUTED = MEMORIES = ("bank", "momentum", "computed")  # kinds of memory
+TRAINED, SLOW, BOTH = EVALUATED = ("trained", "slow", "both")  # backbones in evaluation
 SUPPRESSIONS = {
     "nmw": None,  # non-maximum weighting
     "nms": nms.TALLFORMER_HARD,
@@ -132,20 +134,60 @@ def rows_per_chunk(config: ConfigDict) -> int:
     return size.chunk // size.stride
 
 
-def chunk_choice(config: ConfigDict) -> ChunkChoice:
-    """Which chunks a step computes; whole videos are shifted, which takes one chunk more, at the same cost.
+def has_bank(config: ConfigDict) -> bool:
+    """Whether there is a memory bank.
 
     Raises:
-        ValueError: no chunk would be computed.
+        ValueError: `config.memory.kind` names no memory.
+    """
+    kind = config.memory.kind
+    if kind not in MEMORIES:
+        raise ValueError(f"config.memory.kind={kind!r} is unknown; use {', '.join(MEMORIES)}.")
+    return kind != COMPUTED
+
+
+def momentum(config: ConfigDict) -> float | None:
+    """How slowly the backbone moves that writes the memory bank; None if the trained one does.
+
+    Raises:
+        ValueError: `config.memory.momentum` is outside 0..1.
+    """
+    if config.memory.kind != MOMENTUM:
+        return None
+    if not 0 <= config.memory.momentum <= 1:
+        raise ValueError(f"config.memory.momentum={config.memory.momentum} must lie in 0..1.")
+    return config.memory.momentum
+
+
+def check_evaluated_backbone(config: ConfigDict) -> None:
+    """Raises ValueError if `config.decode.backbone` is unknown, or asks for a backbone that there is not."""
+    which = config.decode.backbone
+    if which not in EVALUATED:
+        raise ValueError(f"config.decode.backbone={which!r} is unknown; use {', '.join(EVALUATED)}.")
+    if which != TRAINED and config.memory.kind != MOMENTUM:
+        raise ValueError(
+            f"config.decode.backbone={which} needs a model with a slower backbone, which config.memory.kind="
+            f"{config.memory.kind} has not; use {TRAINED}."
+        )
+
+
+def chunk_choice(config: ConfigDict) -> ChunkChoice:
+    """Which chunks a step trains; whole videos are shifted, which takes one chunk more, at the same cost.
+
+    With a share of 0 the backbone is never trained and all comes from the memory bank.
+
+    Raises:
+        ValueError: no chunk would be trained, although that was asked for.
     """
     options, chunks = config.memory, clip_size(config).chunks
     ratio, number = options.keep_ratio, chunks
     if config.network.kind == AFSD:
         ratio, number = options.keep_ratio * chunks / (chunks + 1), chunks + 1
-    if kept_chunks(number, ratio) < 1:
+    if kept_chunks(number, ratio) < 1 and not (ratio == 0 and config.memory.kind == BANK):
         raise ValueError(
-            f"config.memory.keep_ratio={options.keep_ratio} computes none of the {number} chunks of a clip; the "
-            f"backbone would never be trained nor its memory renewed. Use at least {1 / chunks:.3f}."
+            f"config.memory.keep_ratio={options.keep_ratio} trains none of the {number} chunks of a clip; the "
+            f"backbone would never change. Use at least {1 / chunks:.3f}, or 0 with config.memory.kind={BANK} to train "
+            f"the detector alone, on the features that the bank was filled with."
         )
     return ChunkChoice(options.choice, number, ratio)
 

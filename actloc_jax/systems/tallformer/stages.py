@@ -5,8 +5,8 @@ Source: `klauscc/TALLFormer:tools/trainval.py` (THUMOS14), `AFSD/anet_video_cls/
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +25,24 @@ from actloc_jax.ops import video_frames
 from actloc_jax.systems.api import Dataset, TrainStage
 from actloc_jax.systems.tallformer import bank as banks
 from actloc_jax.systems.tallformer import filling, settings
-from actloc_jax.systems.tallformer.memory_training import (
+from actloc_jax.systems.tallformer.completion import (
+    BANK,
     FRAMES_PER_FEATURE,
+    SLOW_BACKBONE,
+    Completion,
+    Computed,
     Memory,
-    afsd_loss_fn,
-    anchor_loss_fn,
-    parameter_group,
 )
+from actloc_jax.systems.tallformer.memory_training import afsd_loss_fn, anchor_loss_fn, parameter_group
 from actloc_jax.systems.tallformer.predictor import tallformer_predictor
 from actloc_jax.systems.tallformer.videos import AFSD
-from actloc_jax.training import optimizers, sharding, state
+from actloc_jax.training import ema, optimizers, sharding, state
 from actloc_jax.training.optimizers import Schedule
 from actloc_jax.training.state import Batch, LossFn, LossOutput, TrainState
 
 
 def train_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> TrainStage:
-    """Trains backbone and detector; the memory lies in the state.
+    """Trains backbone and detector; the memory, where there is one, lies in the state.
 
     Raises:
         ValueError: a field of the config is outside its range.
@@ -49,29 +51,26 @@ def train_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Tr
     if options.batch_size < 1:
         raise ValueError(f"config.train.batch_size={options.batch_size} must be at least 1.")
     steps_per_epoch = video_batches.steps_per_epoch(len(source), options.batch_size)
-    mesh = sharding.make_mesh(model=options.model_parallel)
-    plan = settings.bank_plan(config, filling.row_counts(config, source), mesh.shape[banks.AXIS])
-    access = banks.BankAccess(mesh, plan.layout, settings.rows_per_chunk(config))
     backbone = settings.backbone_network(config)
     sizes = settings.detector_sizes(config, len(dataset.class_names))
     detector = settings.detector_network(config, sizes)
-    memory = Memory(
-        backbone, access, settings.chunk_choice(config).num_chunks,
-        config.memory.frozen, config.quirks.reads_one_row_early,
-    )  # fmt: skip
+    remember = _remembering if settings.has_bank(config) else _computing
+    memory = remember(config, source, workdir, backbone)
     rates = _rates(config, steps_per_epoch)
     tx = _optimizer(config, rates)
 
     def scratch(key: jax.Array) -> TrainState:
         params = {"backbone": backbone.init(settings.backbone_key(config)), "detector": detector.init(key)}
-        extra = {"bank": banks.empty(plan)}
+        extra = memory.empty(params["backbone"])
         return state.create(params, tx, batch_stats=detector.init_statistics(), extra=extra)
+
+    def model(current: TrainState) -> dict[str, Any]:
+        slow = {name: value for name, value in current.extra.items() if name == SLOW_BACKBONE}
+        return {**current.model, **slow}
 
     def warm_start(fresh: TrainState) -> TrainState:
         params = {**fresh.params, "backbone": filling.first_parameters(config, backbone)}
-        fresh.extra["bank"].rows.delete()  # makes room for the filled one
-        bank = banks.fill(plan, mesh, _reader(source, filling.bank_folder(workdir)))
-        return fresh._replace(params=params, extra={"bank": bank})
+        return fresh._replace(params=params, extra=memory.filled(fresh.extra))
 
     return TrainStage(
         name="train",
@@ -80,13 +79,62 @@ def train_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Tr
         scratch=scratch,
         warm_start=warm_start,
         batches=lambda: iter(training_batches(config, source)),
-        train_step=state.gradient_step(_loss(config, memory, detector, sizes), tx),
+        train_step=state.gradient_step(_loss(config, memory.complete, detector, sizes), tx),
         predictor=tallformer_predictor(config, backbone, detector, sizes, dataset.class_names),
         evaluate_at=_evaluate_at(options),
         select=config.eval.select,
         rates=lambda step: optimizers.learning_rates(rates, step),
-        shardings=banks.shardings(plan.layout),
+        model=model,
+        shardings=memory.shardings,
     )
+
+
+class _Kept(NamedTuple):
+    """What a step keeps for the next one in `state.extra`, and what completes windows with it.
+
+    Attributes:
+        complete: gives windows the features of all their chunks.
+        empty: `parameters of the backbone -> extra` before the filling; traceable.
+        filled: `extra -> extra`, runs once on the host; the old one is given up.
+        shardings: of `extra`.
+    """
+
+    complete: Completion
+    empty: Callable[[Any], dict[str, Any]]
+    filled: Callable[[dict[str, Any]], dict[str, Any]]
+    shardings: Sequence[tuple[str, Any]]
+
+
+def _computing(config: ConfigDict, source: AnnotatedVideos, workdir: epath.Path, backbone: Network) -> _Kept:
+    """No memory: all chunks are computed."""
+    del source, workdir
+    complete = Computed(backbone, settings.chunk_choice(config).num_chunks, config.memory.recompute)
+    return _Kept(complete, lambda params: {}, lambda extra: extra, ())
+
+
+def _remembering(config: ConfigDict, source: AnnotatedVideos, workdir: epath.Path, backbone: Network) -> _Kept:
+    """The memory bank on the mesh of the training, and the slower backbone if that writes it."""
+    mesh = sharding.make_mesh(model=config.train.model_parallel)
+    plan = settings.bank_plan(config, filling.row_counts(config, source), mesh.shape[banks.AXIS])
+    momentum = settings.momentum(config)
+    complete = Memory(
+        backbone,
+        banks.BankAccess(mesh, plan.layout, settings.rows_per_chunk(config)),
+        settings.chunk_choice(config).num_chunks,
+        frozen=config.memory.frozen,
+        momentum=momentum,
+        reads_round_down=config.quirks.reads_one_row_early,
+    )
+
+    def empty(params: Any) -> dict[str, Any]:
+        slow = {} if momentum is None else {SLOW_BACKBONE: ema.init(params)}
+        return {BANK: banks.empty(plan), **slow}
+
+    def filled(extra: dict[str, Any]) -> dict[str, Any]:
+        extra[BANK].rows.delete()  # makes room for the filled one
+        return {**extra, BANK: banks.fill(plan, mesh, _reader(source, filling.bank_folder(workdir)))}
+
+    return _Kept(complete, empty, filled, banks.shardings(plan.layout))
 
 
 def training_batches(config: ConfigDict, source: AnnotatedVideos) -> Any:
@@ -101,12 +149,13 @@ def training_batches(config: ConfigDict, source: AnnotatedVideos) -> Any:
             room,
             kept_chunks(choice.num_chunks, choice.keep_ratio),
             same_rows=not quirks.reads_one_row_early,
+            with_memory=settings.has_bank(config),
         )
     else:
         transform = TrainingClip(
             size, changes, room, config.clip.threshold,
             trials=1 if quirks.windows_without_segments else settings.TRIALS,
-            even_starts=not quirks.odd_starts,
+            even_starts=not quirks.odd_starts, with_memory=settings.has_bank(config),
         )  # fmt: skip
     return video_batches.training_clips(
         source,
@@ -130,7 +179,9 @@ def network_batch(config: ConfigDict, batch: Batch) -> Batch:
         chunks = jax.vmap(jax.vmap(video_frames.prepare))(flipped, batch["frame_mask"])
     starts = -batch["shift"] if "shift" in batch else batch["first_row"] * FRAMES_PER_FEATURE
     labels = batch["segment_labels"]
+    parts = {"trained": batch["trained"]} if "trained" in batch else {}
     return {
+        **parts,
         "chunks": chunks,
         "keep": batch["keep"],
         "drop": batch["drop"],
@@ -151,13 +202,13 @@ def _like(rows: jax.Array, array: jax.Array) -> jax.Array:
     return rows.reshape(-1, *(1,) * (array.ndim - 1))
 
 
-def _loss(config: ConfigDict, memory: Memory, detector: Network, sizes: Any) -> LossFn:
+def _loss(config: ConfigDict, complete: Completion, detector: Network, sizes: Any) -> LossFn:
     """The loss of a batch of clips."""
     if config.network.kind == AFSD:
-        of_batch = afsd_loss_fn(memory, detector, sizes, settings.afsd_loss(config))
+        of_batch = afsd_loss_fn(complete, detector, sizes, settings.afsd_loss(config))
     else:
         of_batch = anchor_loss_fn(
-            memory, detector, settings.window_anchors(config, sizes), settings.anchor_loss(config)
+            complete, detector, settings.window_anchors(config, sizes), settings.anchor_loss(config)
         )
 
     def loss(params: Any, current: TrainState, batch: Batch, key: jax.Array) -> LossOutput:
@@ -208,7 +259,11 @@ def _optimizer(config: ConfigDict, rates: dict[str, Schedule]) -> optax.Gradient
     if config.train.optimizer == "sgd":
         options["momentum"] = config.train.momentum
     made = {group: optimizers.make_optimizer(config.train.optimizer, rate, **options) for group, rate in rates.items()}
-    is_frozen = settings.backbone_sizes(config).is_frozen
+    sizes, is_read_only = settings.backbone_sizes(config), config.memory.keep_ratio == 0
+
+    def is_frozen(path: str) -> bool:
+        return is_read_only or sizes.is_frozen(path)
+
     return optimizers.grouped(made, lambda path: parameter_group(path, is_frozen))
 
 

@@ -12,6 +12,7 @@ from actloc_jax.systems.tallformer import filling, settings, videos
 from actloc_jax.systems.tallformer.predictor import tallformer_predictor
 from actloc_jax.systems.tallformer.stages import train_stage
 
+BACKBONE_STAGE = "backbone"  # in checkpoints that hold a backbone alone, as `python -m convert tallformer` makes them
 STAGES = {
     "fill_bank": lambda config, dataset, workdir: filling.fill_stage(
         config, dataset.source(config.data.train_split), workdir
@@ -24,17 +25,29 @@ def make_stages(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Se
     """The stages that `config.stages` names, in that order.
 
     Raises:
-        ValueError: a name that is no stage.
+        ValueError: a name that is no stage, or a memory bank is to be filled that there is not.
     """
     unknown = [name for name in config.stages if name not in STAGES]
     if unknown or not config.stages:
         raise ValueError(f"config.stages={tuple(config.stages)} is unknown; use some of {', '.join(STAGES)}.")
+    if "fill_bank" in config.stages and not settings.has_bank(config):
+        raise ValueError(
+            "config.memory.kind=computed has no memory bank to fill; leave that out: --config.stages=train,"
+        )
     return [STAGES[name](config, dataset, workdir) for name in config.stages]
 
 
 def make_predictor(config: ConfigDict, class_names: Sequence[str], stage: str) -> Predictor:
-    """The predictor of a checkpoint."""
-    del stage
+    """The predictor of a checkpoint.
+
+    Raises:
+        ValueError: it holds a backbone alone.
+    """
+    if stage == BACKBONE_STAGE:
+        raise ValueError(
+            "This checkpoint holds a backbone without a detector: it predicts nothing. Train a detector on it: "
+            "--mode=train --config=configs/tallformer_thumos.py --config.network.backbone_weights=<its folder>."
+        )
     sizes = settings.detector_sizes(config, len(class_names))
     detector = settings.detector_network(config, sizes)
     return tallformer_predictor(config, settings.backbone_network(config), detector, sizes, class_names)
