@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -10,7 +11,12 @@ from collections.abc import Iterator
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of the time of the tests is compilation. `XLA_FLAGS= python -m pytest` tests what users run, at twice the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Only jax 0.10 knows the second flag, and a process that names an unknown one ends.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10."),
+)
 # All workers and the programs that tests start share what they compile.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="actloc_jax_tests_"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

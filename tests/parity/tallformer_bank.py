@@ -32,15 +32,16 @@ def check_membank_script(case: Case) -> None:
     _check_choices(case)
     for name, prefix, script in (("bank0", "s", "script"), ("anet_bank0", "a", "anet_script")):
         access, bank = filled(arrays[name], config["feat_rows_per_chunk"])
+        read_bank, write_bank = jax.jit(access.read), jax.jit(access.write)
         for number, entry in enumerate(config[script]):
             step = f"{prefix}{number}"
             shift = entry["tshift"] // 2 if "tshift" in entry else None
             reads = access.row_numbers(bank, *_chunks(entry["drop"], entry.get("read_offset", shift)))
             writes = access.row_numbers(bank, *_chunks(entry["keep"], entry.get("write_offset", shift)))
-            read = access.read(bank, reads, jnp.int32(number))
+            read = read_bank(bank, reads, jnp.int32(number))
             np.testing.assert_array_equal(_published(read.features), arrays[f"{step}/read"], err_msg=step)
             values = jnp.asarray(arrays[f"{step}/write"].transpose(0, 2, 1)[None])
-            bank = access.write(bank, writes, values, jnp.int32(number), after=read)
+            bank = write_bank(bank, writes, values, jnp.int32(number), after=read)
             found = bank.rows[: len(arrays[name])]
             np.testing.assert_array_equal(found, arrays[f"{step}/bank_after"], err_msg=step)
 

@@ -57,7 +57,8 @@ def test_has_the_published_number_of_parameters(name: str) -> None:
     assert published_file in (backbone + refiner, backbone + refiner + buffers)
 
 
-@pytest.mark.parametrize("name", ["tst_50salads", pytest.param("tst_asformer_50salads", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/test_resume.py runs all stages by default
+@pytest.mark.parametrize("name", ["tst_50salads", "tst_asformer_50salads"])
 def test_demo_runs_all_stages(name: str, tmp_path: pathlib.Path) -> None:
     metrics = splits.each(tiny_config(name), tmp_path, train.train)
     assert {"TST", "backbone"} <= metrics.keys()
