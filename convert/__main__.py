@@ -11,6 +11,10 @@
     python -m convert fustal --back checkpoints/student student.npz
     python -m convert spot SPOT_best_semi.pth.tar checkpoints/spot --class-names config/dataset_class.py
     python -m convert spot --back checkpoints/spot spot.npz
+    python -m convert tallformer swin_base_patch244_window877_kinetics400_22k.pth checkpoints/swin_base
+    python -m convert tallformer epoch_1000_weights.pth checkpoints/tallformer
+    python -m convert tallformer checkpoint-10.ckpt checkpoints/anet --class-names data/annots/anet/action_name.txt
+    python -m convert tallformer --back checkpoints/tallformer tallformer.npz
 
 A file may be a path (also gs://) or hf://owner/repository/path.
 """
@@ -65,6 +69,15 @@ def _parser() -> argparse.ArgumentParser:
         example="decode.row_seconds=0.5",
         classes="class_index.json, a file with one class name per line, or the original's config/dataset_class.py",
     )  # fmt: skip
+    tallformer = _add_system(
+        commands, "tallformer", "checkpoints of TALLFormer, and backbones of Video Swin and Swin",
+        files=".pth / .ckpt", datasets="tallformer_thumos, tallformer_anet or tallformer_hacs",
+        example="network.detector.window_heads=4", classes="a file with one class name per line",
+    )  # fmt: skip
+    tallformer.add_argument(
+        "--weights", choices=("backbone", "momentum"), default="backbone",
+        help="of a file with two backbones, the one to predict with: the trained one, or its slow average (m_backbone)",
+    )  # fmt: skip
     cache = commands.add_parser("tst-cache", help="TST's cache of backbone outputs")
     cache.add_argument("source", help="folder with meta.json and seed_xxx/<video>.pt")
     cache.add_argument("target", help="the cache folder to write")
@@ -108,9 +121,10 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from convert import asot, checked, files, fustal, spot, tst  # after the flags, so that --help answers at once
+    # after the flags, so that --help answers at once
+    from convert import asot, checked, files, fustal, spot, tallformer, tst
 
-    converter = {"tst": tst, "asot": asot, "fustal": fustal, "spot": spot}[args.system]
+    converter = {"tst": tst, "asot": asot, "fustal": fustal, "spot": spot, "tallformer": tallformer}[args.system]
     if args.target is None and (args.back or not (args.dry_run or args.to_npz)):
         raise ValueError("a target is needed, or --dry-run, or --to-npz FILE")
     if args.back:
@@ -118,7 +132,7 @@ def _convert(args: argparse.Namespace) -> int:
         files.write_npz(epath.Path(args.target), state)
         print(f"{args.target}: {len(state):,} entries in PyTorch's layout")
         return 0
-    own_options = {"weights": args.weights} if args.system == "fustal" else {}
+    own_options = {"weights": args.weights} if "weights" in args else {}
     converted = converter.convert(
         files.fetch(args.source),
         dataset=args.dataset,
@@ -134,7 +148,7 @@ def _convert(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     if args.to_npz:
-        files.write_npz(epath.Path(args.to_npz), converted.params)
+        files.write_npz(epath.Path(args.to_npz), converted.arrays)
         print(f"wrote {args.to_npz}")
     if args.target:
         checked.save(converted, epath.Path(args.target))

@@ -15,13 +15,14 @@ from actloc_jax.training import checkpoints
 from convert.files import write_npz
 from convert.mapping import Report, shape_text
 
-BUFFER_FILE = "diffusion_buffers.npz"  # the only buffers of any published file
+BUFFER_FILE = "buffers.npz"
 
 COMMANDS = {
     "tst": "TST, DiffAct and ASFormer",
     "asot": "ASOT",
     "fustal": "FuSTAL, TriDet and ActionFormer",
     "spot": "SPOT",
+    "tallformer": "TALLFormer and Video Swin",
 }
 """Command -> whose files it converts."""
 
@@ -36,6 +37,8 @@ class Converted(NamedTuple):
         report: how the arrays were mapped.
         notes: assumptions made and differences allowed, for the user to read.
         buffers: arrays of the file that are no parameters, by PyTorch key; kept to write them back as they were.
+        beside: what else the model checkpoint holds, name -> our flat path -> array: `batch_stats`, the running
+            statistics of batch norms, and what the system keeps by names of its own.
     """
 
     kind: str
@@ -44,6 +47,12 @@ class Converted(NamedTuple):
     report: Report
     notes: list[str]
     buffers: Mapping[str, np.ndarray] = {}
+    beside: Mapping[str, Mapping[str, np.ndarray]] = {}
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that the model checkpoint gets, as `--to-npz` names it."""
+        return self.params | flatten(self.beside)
 
 
 def other_commands(own: str) -> str:
@@ -123,15 +132,24 @@ def save(converted: Converted, folder: epath.Path) -> None:
         raise ValueError(f"{folder} holds a model already; choose another folder or delete it")
     if converted.buffers:
         write_npz(folder / BUFFER_FILE, converted.buffers)
-    model = {"params": unflatten(converted.params), "batch_stats": {}}
-    checkpoints.save_model(folder, model, converted.meta)
+    parts = {"batch_stats": {}, **converted.beside, "params": converted.params}
+    checkpoints.save_model(folder, {name: unflatten(arrays) for name, arrays in parts.items()}, converted.meta)
+
+
+def stored_buffers(folder: epath.Path) -> dict[str, np.ndarray]:
+    """The buffers that `save` wrote beside a model, by PyTorch key; empty where there are none."""
+    if not (folder / BUFFER_FILE).exists():
+        return {}
+    with (folder / BUFFER_FILE).open("rb") as file, np.load(file) as stored:
+        return dict(stored)
 
 
 def mapping_text(converted: Converted) -> str:
     """The table that `--dry-run` prints: every array, where it goes, and what was assumed."""
+    shapes = {path: array.shape for path, array in converted.report.params.items()}
     rows = [
-        (entry.key, shape_text(entry.torch_shape(converted.params[entry.path].shape)), entry.path,
-         shape_text(converted.params[entry.path].shape), entry.layout)
+        (entry.key, shape_text(entry.torch_shape(shapes[entry.path])), entry.path, shape_text(shapes[entry.path]),
+         entry.layout)
         for entry in converted.report.entries
     ]  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

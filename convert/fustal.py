@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from actloc_jax.data.annotations import read_class_names
 from actloc_jax.layers.functional import Network, flatten
 from actloc_jax.systems.fustal.settings import detector_network, detector_sizes, generator_network
 from actloc_jax.training import checkpoints
 from convert import torch_reader
 from convert.checked import Converted, counters, float32, fresh, sorted_problems, state_dict, with_types
+from convert.class_names import class_names_of
 from convert.files import sha256
 from convert.fustal_config import FAMILIES, PREFIX, Family, config_for, family_of, num_classes, prefix_of
 
 AVERAGE, RAW = "state_dict_ema", "state_dict"  # the entries of a student's file
-THUMOS14 = (
-    "BaseballPitch", "BasketballDunk", "Billiards", "CleanAndJerk", "CliffDiving", "CricketBowling", "CricketShot",
-    "Diving", "FrisbeeCatch", "GolfSwing", "HammerThrow", "HighJump", "JavelinThrow", "LongJump", "PoleVault",
-    "Shotput", "SoccerPenalty", "TennisSwing", "ThrowDiscus", "VolleyballSpiking",
-)  # fmt: skip
 
 
 def convert(
@@ -56,7 +51,7 @@ def convert(
     shapes = {key.removeprefix(prefix): np.shape(array) for key, array in state.items()}
     family = family_of(list(shapes), source)
     config, notes = config_for(family, shapes, dataset, settings or {})
-    names = _class_names(num_classes(family, shapes), class_names, source, notes)
+    names = class_names_of(num_classes(family, shapes), class_names, source, notes)
     network = _network(family, config, len(names))
     expected = {path: leaf.shape for path, leaf in flatten(network.shapes()).items()}
     report = family.table(prefix).to_ours(state, expected)
@@ -122,25 +117,3 @@ def _network(family: Family, config: ConfigDict, classes: int) -> Network:
     if not family.block:
         return generator_network(config, classes)
     return detector_network(config, detector_sizes(config, classes))
-
-
-def _class_names(
-    classes: int | None, given: epath.PathLike | None, source: epath.Path, notes: list[str]
-) -> Sequence[str]:
-    """Names by class index: those of the file `given`, else THUMOS14's, else numbers.
-
-    Raises:
-        ValueError: the file names another number of classes, or nothing tells how many there are.
-    """
-    if given is not None:
-        names = read_class_names(given)
-        if classes not in (None, len(names)):
-            raise ValueError(f"{given} names {len(names)} classes, {source} has {classes}")
-        return names
-    if classes is None:
-        raise ValueError(f"{source} does not tell the number of classes: its class head is missing; give --class-names")
-    if classes == len(THUMOS14):
-        notes.append("class names are not in the file: 20 classes are taken for THUMOS14's; else give --class-names")
-        return THUMOS14
-    notes.append("class names are not in the file: class_00, class_01, ...; evaluation needs --class-names")
-    return [f"class_{index:02d}" for index in range(classes)]

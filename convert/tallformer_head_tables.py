@@ -1,7 +1,8 @@
 """Tables of names for TALLFormer's two detectors: PyTorch on the left, ours on the right, for every size.
 
 `ANCHOR_DETECTOR` and `AFSD` are the parts behind the backbone, `THUMOS` and `ACTIVITYNET` whole snapshots, whose
-parameters are `{"backbone": ..., "detector": ...}`. Batch norms give running statistics as well as parameters.
+parameters are `{"backbone": ..., "detector": ...}`; in those of the momentum variant a `slow_backbone` stands beside
+them. Batch norms give running statistics as well as parameters.
 """
 
 from __future__ import annotations
@@ -79,9 +80,10 @@ AFSD = Table(
 )
 
 AFSD_PREFIX = "coarse_pyramid_detection."
-_BACKBONE = VIDEO_SWIN.under(BACKBONE_PREFIX, "backbone/")
-THUMOS = Table([*_BACKBONE, *ANCHOR_DETECTOR.under("", "detector/")])
-ACTIVITYNET = Table([*_BACKBONE, *AFSD.under(AFSD_PREFIX, "detector/")])
+SLOW_PREFIX = "m_backbone."
+_BACKBONES = VIDEO_SWIN.under(BACKBONE_PREFIX, "backbone/") + VIDEO_SWIN.under(SLOW_PREFIX, "slow_backbone/")
+THUMOS = Table([*_BACKBONES, *ANCHOR_DETECTOR.under("", "detector/")])
+ACTIVITYNET = Table([*_BACKBONES, *AFSD.under(AFSD_PREFIX, "detector/")])
 
 BUFFERS = ("relative_position_index", "num_batches_tracked", "pe")  # last words of keys that are recomputed
 

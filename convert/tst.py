@@ -16,7 +16,16 @@ from actloc_jax.ops import diffusion
 from actloc_jax.systems.tst import adapters
 from actloc_jax.training import checkpoints
 from convert import torch_reader, tst_tables
-from convert.checked import BUFFER_FILE, Converted, counters, float32, fresh, sorted_problems, state_dict, with_types
+from convert.checked import (
+    Converted,
+    counters,
+    float32,
+    fresh,
+    sorted_problems,
+    state_dict,
+    stored_buffers,
+    with_types,
+)
 from convert.files import sha256
 from convert.mapping import shape_text
 from convert.tst_config import FAMILIES, Family, config_for, family_of
@@ -88,9 +97,8 @@ def back(folder: epath.Path) -> dict[str, np.ndarray]:
     model, meta = checkpoints.load_model(folder)
     family = _family_of_checkpoint(model["params"], meta, folder)
     state = with_types(family.table.to_torch(flatten(model["params"])), meta)
-    if (folder / BUFFER_FILE).exists():
-        with (folder / BUFFER_FILE).open("rb") as file, np.load(file) as stored:
-            return {**stored, **state}
+    if stored := stored_buffers(folder):
+        return stored | state
     if family.backbone == "diffact":
         schedule = diffusion.schedule_buffers(meta["config"]["backbone"]["diffusion"]["timesteps"])
         return {family.prefix + name: values for name, values in schedule.items()} | state

@@ -98,11 +98,16 @@ def first_parameters(config: ConfigDict, backbone: Network) -> Params:
     """Parameters of the backbone before training: those of a checkpoint, else random ones.
 
     Raises:
-        FileNotFoundError, ValueError: no checkpoint, or one of another backbone.
+        FileNotFoundError, ValueError: no checkpoint, or one of another backbone, or a file that is not converted.
     """
     given = config.network.backbone_weights
     if not given:
         return backbone.init(settings.backbone_key(config))
+    if epath.Path(given).is_file():
+        raise ValueError(
+            f"config.network.backbone_weights={given} is a file; expected the folder of a model checkpoint. Convert it "
+            f"first: python -m convert tallformer {given} <folder>, then give that folder."
+        )
     folder = checkpoints.find_model(given)
     model, _ = checkpoints.load_model(folder)
     params = model["params"].get("backbone", model["params"])
