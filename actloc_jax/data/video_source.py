@@ -1,6 +1,6 @@
 """Annotated videos as random access to records with frames (numpy only).
 
-The videos lie in a folder (`video_folder.py`) or in ArrayRecord files (`video_records.py`).
+The videos lie in a folder (`video_folder.py`) or in ArrayRecord files (`recorded_videos.py`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from etils import epath
 
 from actloc_jax.data.annotations import VideoAnnotation
 from actloc_jax.data.problems import Problem, require_no_errors
+from actloc_jax.data.recorded_videos import RecordedVideos, holds_records
 from actloc_jax.data.samples import Record
 from actloc_jax.data.video_folder import VideoFolder
 from actloc_jax.data.video_frames import Frames
-from actloc_jax.data.video_records import RecordedVideos, holds_records
 
 MissingVideos = Literal["error", "skip"]
 
@@ -43,7 +43,11 @@ class VideoStore(Protocol):
 
 
 def open_store(root: epath.PathLike) -> VideoStore:
-    """The videos of a folder, or those in its ArrayRecord files. Raises FileNotFoundError if it does not exist."""
+    """The videos of a folder, or those in its ArrayRecord files.
+
+    Raises:
+        FileNotFoundError, ValueError: it does not exist, or its ArrayRecord files cannot be read.
+    """
     return RecordedVideos(root) if holds_records(root) else VideoFolder(root)
 
 
@@ -91,33 +95,41 @@ class AnnotatedVideos:
         return len(self.videos)
 
     @functools.cached_property
+    def _store(self) -> VideoStore | Problem:
+        """Where the videos are, or why they cannot be opened."""
+        try:
+            return open_store(self.root)
+        except (FileNotFoundError, ValueError) as error:
+            return Problem("error", str(error))
+
+    @functools.cached_property
     def _opened(self) -> tuple[dict[str, Frames], dict[str, str]]:
-        """Video -> its frames, and video -> why it cannot be read. Raises FileNotFoundError without the folder."""
-        store = open_store(self.root)
+        """Video -> its frames, and video -> why it cannot be read."""
         opened: dict[str, Frames] = {}
         unreadable: dict[str, str] = {}
-        for video in self.annotated:
+        for video in self.annotated if not isinstance(self._store, Problem) else ():
             rate = functools.partial(rate_of_frames, video, max_frames=self._options["max_frames"])
             try:
-                opened[video.video] = store.open(video.video, **self._options, rate=rate)
+                opened[video.video] = self._store.open(video.video, **self._options, rate=rate)
             except (FileNotFoundError, ValueError) as error:
                 unreadable[video.video] = str(error)
         return opened, unreadable
 
     @functools.cached_property
     def videos(self) -> tuple[VideoAnnotation, ...]:
-        """The annotations, without those of videos that are left out."""
+        """The annotations, without those of videos that are left out. Raises ValueError if this cannot be known."""
         if self._missing == "error":
             return self.annotated
+        if isinstance(self._store, Problem):
+            require_no_errors([self._store])
         opened, _ = self._opened
         return tuple(video for video in self.annotated if video.video in opened)
 
     @functools.cached_property
     def _problems(self) -> list[Problem]:
-        try:
-            opened, unreadable = self._opened
-        except FileNotFoundError as error:
-            return [Problem("error", str(error))]
+        if isinstance(self._store, Problem):
+            return [self._store]
+        opened, unreadable = self._opened
         problems = [
             problem
             for video in self.annotated
@@ -146,8 +158,6 @@ class AnnotatedVideos:
     @property
     def readable(self) -> list[tuple[VideoAnnotation, Frames]]:
         """The videos that can be read, whatever else is wrong."""
-        if not self.root.is_dir():
-            return []
         opened, _ = self._opened
         return [(video, opened[video.video]) for video in self.annotated if video.video in opened]
 

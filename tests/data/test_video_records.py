@@ -11,10 +11,11 @@ import pytest
 
 from actloc_jax.data import video_batches, video_records
 from actloc_jax.data.annotations import video_annotation
+from actloc_jax.data.recorded_videos import RecordedVideos
 from actloc_jax.data.video_augmentation import Augmentation
 from actloc_jax.data.video_clips import ClipSize, TrainingClip
 from actloc_jax.data.video_folder import VideoFolder
-from actloc_jax.data.video_records import RecordedVideos, write_records
+from actloc_jax.data.video_records import write_records
 from actloc_jax.data.video_source import AnnotatedVideos, open_store
 from tests.data.video_writing import pictures, write_images, write_video
 
@@ -141,6 +142,14 @@ def test_records_that_are_incomplete_or_others_say_so(
     shard.unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks 1 of its 1 ArrayRecord files, e.g. videos-00000-of-00001"):
         RecordedVideos(out)
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"videos-00000-of-00001.array_record cannot be read .* truncated or damaged"):
+        RecordedVideos(out)
+    middle = len(content) // 2
+    shard.write_bytes(content[: middle - 500] + bytes(1000) + content[middle + 500 :])
+    damaged = RecordedVideos(out)
+    with pytest.raises(ValueError, match=r"records \d+ to \d+ of .*records cannot be read .*a file is damaged"):
+        [damaged.open(name, fps=5.0).read(0, count) for name, count in FRAMES.items() if name != "film"]
     shard.write_bytes(content)
     monkeypatch.setitem(sys.modules, "array_record.python.array_record_data_source", None)
     with pytest.raises(ValueError, match=r"need the package array-record .*name a folder of videos"):
