@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from actloc_jax.data.video_records import write_records
 from actloc_jax.systems.tallformer import videos
-from configs import tallformer_anet
+from configs import tallformer_anet, tallformer_thumos
 from tests.data.video_writing import pictures, write_images
 
 NAMES = ("swim", "climb", "row")
@@ -85,6 +85,29 @@ def test_the_same_videos_in_array_record_files(tmp_path: pathlib.Path) -> None:
     config.data.fps = 5.0
     inputs = videos.open_inputs(config, {}, [str(tmp_path / "records")])
     assert [inputs.record(position)["video"] for position in range(3)] == ["v_long", "v_other", "v_short"]
+
+
+def test_thumos14_as_the_original_lays_it_out(tmp_path: pathlib.Path) -> None:
+    """Frames and annotations of each subset in a folder and a file of its own."""
+    (tmp_path / "annotations").mkdir()
+    for subset, label in (("val", "Diving"), ("test", "Shotput")):
+        write_images(tmp_path / "frames" / subset / f"video_{subset}_1", pictures(30, 24, 24))
+        rows = [{"segment": [0.2, 1.0], "label": label}, {"segment": [1.2, 1.5], "label": "Ambiguous"}]
+        database = {f"video_{subset}_1": {"annotations": rows, "duration": 2.0, "subset": subset}}
+        (tmp_path / "annotations" / f"{subset}.json").write_text(json.dumps({"database": database}))
+    config = tallformer_thumos.get_config()
+    config.data.update({"root": str(tmp_path), "videos": "frames/{subset}", "frame_size": (24, 24)})
+    config.clip.crop = (16, 16)
+    dataset = videos.open_dataset(config, epath.Path(tmp_path))
+    assert (dataset.problems("train"), dataset.problems("test")) == ([], [])
+    assert dataset.class_names == ("Diving", "Shotput")
+    for split, name, label in (("train", "video_val_1", 0), ("test", "video_test_1", 1)):
+        record = dataset.source(split).record(0)
+        assert (record["video"], len(record["frames"]), record["labels"].tolist()) == (name, 30, [label])
+        np.testing.assert_array_equal(dataset.truth(split)[name].segments, [[0.2, 1.0]])
+    config.data.train_subsets = "val,test"
+    with pytest.raises(ValueError, match="one folder per subset, but a split has the subsets val, test"):
+        videos.open_dataset(config, epath.Path(tmp_path)).problems("train")
 
 
 def test_what_is_left_out_is_scored_beside_the_rest(tmp_path: pathlib.Path) -> None:

@@ -1,7 +1,8 @@
 """The videos of a TALLFormer experiment, as frames; and a user's own videos.
 
 ```
-<root>/<videos>/<video>.mp4     or a folder of images, or .npy, see data/video_frames.py; or all in ArrayRecord files
+<root>/<videos>/<video>.mp4     or a folder of images, or .npy, see data/video_frames.py; or all in ArrayRecord files;
+                                {subset} in `videos` stands for the subset
 <root>/<annotations>            ActivityNet's JSON in its variants, or a folder of a file per subset (THUMOS14)
 ```
 """
@@ -67,7 +68,7 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
     def source(split: str) -> AnnotatedVideos:
         videos = [video for video in annotations.of_subset(*subsets[split]) if len(video.labels)]
         options = {"open_ended": data.open_ended, "missing": data.missing_videos}
-        return AnnotatedVideos(root / data.videos, videos, **options, **frame_options(config))
+        return AnnotatedVideos(root / _videos_of(data, subsets[split]), videos, **options, **frame_options(config))
 
     @functools.cache
     def problems(split: str) -> list[Problem]:
@@ -115,6 +116,18 @@ def read_annotations(
     return parse_activitynet_json(
         path, class_names=names, missing_duration="unknown", first_label_id=data.first_label_id
     )
+
+
+def _videos_of(data: ConfigDict, subsets: Sequence[str]) -> str:
+    """The folder of the videos of a split. Raises ValueError if there is one for each of several subsets."""
+    if "{subset}" not in data.videos:
+        return data.videos
+    if len(subsets) > 1:
+        raise ValueError(
+            f"config.data.videos={data.videos!r} is one folder per subset, but a split has the subsets "
+            f"{', '.join(subsets)}; move their videos into one folder, or take one subset"
+        )
+    return data.videos.replace("{subset}", subsets[0])
 
 
 def frame_options(config: ConfigDict) -> dict[str, Any]:
