@@ -39,6 +39,7 @@ class Converted(NamedTuple):
         buffers: arrays of the file that are no parameters, by PyTorch key; kept to write them back as they were.
         beside: what else the model checkpoint holds, name -> our flat path -> array: `batch_stats`, the running
             statistics of batch norms, and what the system keeps by names of its own.
+        computed: number of further arrays of the file, which `--back` computes again.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Converted(NamedTuple):
     notes: list[str]
     buffers: Mapping[str, np.ndarray] = {}
     beside: Mapping[str, Mapping[str, np.ndarray]] = {}
+    computed: int = 0
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -163,5 +165,5 @@ def mapping_text(converted: Converted) -> str:
 def summary(converted: Converted) -> str:
     """One line: kind, entries, parameters."""
     scalars = sum(array.size for array in converted.params.values())
-    entries = len(converted.report.entries) + len(converted.buffers)
+    entries = len(converted.report.entries) + len(converted.buffers) + converted.computed
     return f"{converted.kind}: {entries:,} entries, {scalars:,} parameters"

@@ -101,7 +101,8 @@ def convert(
             "absent": [*buffers.absent, *report.missing], **counters(wrapper, "epoch"),
         },
     }  # fmt: skip
-    return Converted(kind.name, params, meta, report, notes + allowed, buffers.kept, beside)
+    computed = len(buffers.found) - len(buffers.kept)
+    return Converted(kind.name, params, meta, report, notes + allowed, buffers.kept, beside, computed)
 
 
 def back(folder: epath.Path) -> State:
