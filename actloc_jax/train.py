@@ -8,11 +8,12 @@ data iterator's state lies in the checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -69,7 +70,8 @@ def train(config: ConfigDict, workdir: epath.PathLike) -> dict[str, dict[str, fl
                 elif stage.done():
                     log.info("%s: nothing left to do", stage.name)
                 else:
-                    stage.run()
+                    with stop.at_once(stage.name):
+                        stage.run()
             trained = [stage.name for stage in stages if isinstance(stage, api.TrainStage)]
             if not trained:
                 return {}
@@ -279,6 +281,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self._job: str | None = None
 
     def __enter__(self) -> StopSignals:
         self._previous = {}
@@ -297,10 +300,29 @@ class StopSignals:
             return self.requested or "a signal to another process"
         return None
 
+    @contextlib.contextmanager
+    def at_once(self, job: str) -> Iterator[None]:
+        """While entered, a signal raises `Interrupted`: what a job has finished is in its files, nothing is lost."""
+        self._job = job
+        try:
+            if self.requested:
+                self._leave()
+            yield
+        finally:
+            self._job = None
+
+    def _leave(self) -> None:
+        raise Interrupted(
+            f"stopped by {self.requested} in stage {self._job}; what it has finished is kept. "
+            f"Run the same command again to go on."
+        )
+
     def _note(self, number: int, frame: Any) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
+        if self._job:
+            self._leave()
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self._previous.items():
