@@ -53,7 +53,7 @@ def _refuse_other_run(workdir: epath.Path, config: ConfigDict) -> None:
         return
     before = json.loads((workdir / "config.json").read_text())
     now = json.loads(config.to_json_best_effort())
-    fixed = ("system", "data", "clusters", "network", "backbone", "refiner")
+    fixed = ("system", "data", "clusters", "network", "backbone", "refiner", "clip")
     changed = [name for name in fixed if before.get(name) != now.get(name)]
     if changed:
         raise ValueError(

@@ -6,7 +6,10 @@ import importlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
+
+from actloc_jax.data import synthetic_video_detection
 
 
 def tiny_config(name: str = "tst_gtea", **changes: Any) -> ConfigDict:
@@ -90,6 +93,40 @@ def tiny_tallformer(name: str = "tallformer_thumos", **changes: Any) -> ConfigDi
     config.train.update({"epochs": 1, "batch_size": 2, "threads": 0, "evaluate_every": 0})
     config.decode.batch_size = 2
     config.eval.timelines = 1
+    return _changed(config, changes)
+
+
+TALLFORMER_KINDS = {"anchors": "tallformer_thumos", "afsd": "tallformer_anet"}
+
+
+def tiny_tallformer_training(root: epath.PathLike, kind: str = "anchors", **changes: Any) -> ConfigDict:
+    """The demo of the system TALLFormer shrunk to five steps of tiny networks on seven tiny videos; changes as above.
+
+    Published optimisers, stochastic depth and dropout; with fewer videos than windows in a batch, one comes twice.
+
+    Args:
+        root: where the videos are rendered, if they are not there.
+        kind: of the detector.
+        changes: fields with `__` for dots.
+    """
+    lengths = {"anchors": (100, 260), "afsd": (40, 64)}[kind]
+    videos = synthetic_video_detection.Settings(7, 2, *lengths, side=20)
+    config = importlib.import_module(f"configs.{TALLFORMER_KINDS[kind]}").get_config("demo")
+    config.data.source, config.data.root = "folder", str(synthetic_video_detection.write_folder(root, videos))
+    config.data.frame_size, config.clip.crop, config.clip.frames = (20, 20), (16, 16), 64
+    config.network.backbone.update({"width": 8, "depths": (1,), "heads": (2,), "drop_path": 0.2})
+    config.network.detector.update({"width": 16, "heads": 2, "drop_path": 0.1})
+    if kind == "anchors":
+        detector = {"windows": (5,), "window_heads": 2, "head_layers": 1, "pyramid_width": 8, "dropout": 0.1}
+        config.network.detector.update(detector)
+        config.train.update({"optimizer": "sgd", "learning_rate": 0.1, "learning_rate_backbone": 0.04})
+    else:
+        config.network.detector.update({"groups": 4, "levels": 2})
+        config.loss.ranges = ((0, 30), (15, 64))
+        config.train.update({"learning_rate": 1e-4, "learning_rate_backbone": 4e-5})
+    config.memory.fill_chunks = 8
+    config.train.update({"epochs": 5, "threads": 0, "log_steps": 1, "warmup_steps": 2, "evaluate_every": 0})
+    config.eval.update({"timelines": 0, "select": None})
     return _changed(config, changes)
 
 

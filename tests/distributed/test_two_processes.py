@@ -85,6 +85,13 @@ class Job:
         self._wait(lambda codes: ready(), broken=lambda code: code is not None)
         self._kill()
 
+    def signal_when(self, ready: Callable[[], bool], number: int, *, to: int) -> list[int]:
+        """Sends a signal to one process once `ready` holds, waits for the end of all; returns their exit codes."""
+        self._wait(lambda codes: ready(), broken=lambda code: code is not None)
+        self._processes[to].send_signal(number)
+        self._wait(lambda codes: None not in codes, broken=lambda code: False)
+        return [process.returncode for process in self._processes]
+
     def _wait(self, done: Callable[[list[int | None]], bool], broken: Callable[[int | None], bool]) -> None:
         deadline = time.monotonic() + TIMEOUT_SEC
         while True:

@@ -63,7 +63,7 @@ class BankPlan:
         if split[self.layout] % self.devices:
             raise ValueError(
                 f"{self.devices} devices do not divide the {split[self.layout]} {self.layout} of the memory bank. Use "
-                f"another number of devices or the other layout (--config.bank.layout=rows or channels)."
+                f"another number of devices or the other layout (--config.memory.layout=rows or channels)."
             )
 
     @property

@@ -9,8 +9,10 @@ Source: `klauscc/TALLFormer:tools/data`; paper, section 3.3.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -34,13 +36,13 @@ from actloc_jax.training import checkpoints, sharding
 
 log = logging.getLogger(__name__)
 
-Features = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+MADE_WITH = "made_with.json"
 
 
 def fill_stage(config: ConfigDict, source: AnnotatedVideos, workdir: epath.Path) -> JobStage:
     """Writes the features of the training videos, as the backbone gives them before it is trained."""
     folder = bank_folder(workdir)
-    made_with = folder / "made_with.json"
+    made_with = folder / MADE_WITH
 
     def is_current() -> bool:
         return made_with.exists() and read_json(made_with, what="what a bank was made with") == facts(config, source)
@@ -115,14 +117,45 @@ def first_parameters(config: ConfigDict, backbone: Network) -> Params:
     return checkpoints.fitted(params, backbone.shapes(), folder, advice)
 
 
+def stored_features(config: ConfigDict, source: AnnotatedVideos, workdir: epath.Path) -> Callable[[int], np.ndarray]:
+    """The features of a video [rows, channels] by its number, as `fill_stage` left them.
+
+    Raises:
+        FileNotFoundError: the bank has not been filled, or not to the end.
+        ValueError: it was filled with other settings.
+    """
+    folder = bank_folder(workdir)
+    advice = "Add the stage fill_bank (--config.stages=\"('fill_bank','train')\")"
+    if not (folder / MADE_WITH).exists():
+        raise FileNotFoundError(f"{folder} has no {MADE_WITH}: the memory bank has not been filled. {advice}.")
+    found, wanted = read_json(folder / MADE_WITH, what="what a bank was made with"), facts(config, source)
+    changed = sorted(name for name in wanted if found.get(name) != wanted[name])
+    if changed:
+        raise ValueError(
+            f"{folder} was filled with other settings than this config's (different: {', '.join(changed)}), so its "
+            f"features are not those of this backbone on these clips. {advice}, which fills it anew, or use another "
+            "--workdir."
+        )
+
+    def read(position: int) -> np.ndarray:
+        path = feature_file(folder, source.videos[position].video)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: the memory bank has not been filled to the end. {advice}.")
+        if "://" in os.fspath(path):
+            return np.load(io.BytesIO(path.read_bytes()))
+        return np.load(path, mmap_mode="r")
+
+    return read
+
+
 def _write_features(config: ConfigDict, source: AnnotatedVideos, folder: epath.Path) -> None:
-    """Every process takes its share of the videos that have no file yet."""
-    missing = [
-        position
-        for position, video in enumerate(source.videos)
-        if not feature_file(folder, video.video).exists()
-    ][jax.process_index() :: jax.process_count()]  # fmt: skip
-    log.info("features of %d of %d videos are missing", len(missing), len(source))
+    """Every process takes its share of the videos, and of those the ones that have no file yet.
+
+    The shares do not depend on the files: what a faster process has written already must not move them.
+    """
+    share = range(jax.process_index(), len(source), jax.process_count())
+    missing = [position for position in share if not feature_file(folder, source.videos[position].video).exists()]
+    log.info("features of %d of %d videos are missing", len(missing), len(share))
     backbone = settings.backbone_network(config)
     features = _features(config, backbone) if missing else None
     for done, position in enumerate(missing, 1):

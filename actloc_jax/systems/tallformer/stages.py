@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from etils import epath
 from ml_collections import ConfigDict
@@ -51,6 +50,12 @@ def train_stage(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Tr
     if options.batch_size < 1:
         raise ValueError(f"config.train.batch_size={options.batch_size} must be at least 1.")
     steps_per_epoch = video_batches.steps_per_epoch(len(source), options.batch_size)
+    devices = sharding.make_mesh(model=options.model_parallel).shape[banks.AXIS]
+    if options.batch_size % devices:  # said before the bank is filled, which may take hours
+        raise ValueError(
+            f"config.train.batch_size={options.batch_size} does not divide over {devices} devices; set "
+            "--config.train.batch_size to a multiple of them."
+        )
     backbone = settings.backbone_network(config)
     sizes = settings.detector_sizes(config, len(dataset.class_names))
     detector = settings.detector_network(config, sizes)
@@ -132,7 +137,7 @@ def _remembering(config: ConfigDict, source: AnnotatedVideos, workdir: epath.Pat
 
     def filled(extra: dict[str, Any]) -> dict[str, Any]:
         extra[BANK].rows.delete()  # makes room for the filled one
-        return {**extra, BANK: banks.fill(plan, mesh, _reader(source, filling.bank_folder(workdir)))}
+        return {**extra, BANK: banks.fill(plan, mesh, filling.stored_features(config, source, workdir))}
 
     return _Kept(complete, empty, filled, banks.shardings(plan.layout))
 
@@ -215,21 +220,6 @@ def _loss(config: ConfigDict, complete: Completion, detector: Network, sizes: An
         return of_batch(params, current, network_batch(config, batch), key)
 
     return loss
-
-
-def _reader(source: AnnotatedVideos, folder: epath.Path) -> Callable[[int], np.ndarray]:
-    """The features of a video by its number. Raises FileNotFoundError if the bank has not been filled."""
-
-    def read(position: int) -> np.ndarray:
-        path = filling.feature_file(folder, source.videos[position].video)
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} does not exist: the memory bank has not been filled. Add the stage fill_bank "
-                "(--config.stages=fill_bank,train)."
-            )
-        return np.load(path, mmap_mode="r")
-
-    return read
 
 
 def _rates(config: ConfigDict, steps_per_epoch: int) -> dict[str, Schedule]:
