@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import importlib.util
 import os
 import re
+import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,22 +17,59 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 
+TPU_HOSTS_URL = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+"""Where a Cloud TPU VM says which hosts its slice has, separated by commas."""
+
+TPU_DEVICE_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+"""Device files of TPU chips, up to v4 and from v5e on."""
+
 
 def initialise_distributed() -> None:
-    """Joins a multi-process job when the environment describes one (Cloud TPU pod, SLURM, or JAX_COORDINATOR_ADDRESS).
+    """Joins a multi-process job when the environment describes one; must come before anything else that jax does.
 
-    With JAX_COORDINATOR_ADDRESS, also JAX_NUM_PROCESSES and JAX_PROCESS_ID are read.
+    A job is described by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, by SLURM, or by the machine
+    being one of the hosts of a Cloud TPU, where JAX asks the machine itself for the others.
+
+    Raises:
+        ValueError: JAX_COORDINATOR_ADDRESS is set and the other two are not, or are no numbers.
     """
     if jax.distributed.is_initialized():
         return
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        jax.distributed.initialize(
-            os.environ["JAX_COORDINATOR_ADDRESS"],
-            int(os.environ["JAX_NUM_PROCESSES"]),
-            int(os.environ["JAX_PROCESS_ID"]),
-        )
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
+        try:
+            count, index = (int(os.environ[name]) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                "JAX_COORDINATOR_ADDRESS is set, so JAX_NUM_PROCESSES and JAX_PROCESS_ID (0 to that number less one) "
+                f"must be set too; missing or no number: {error}"
+            ) from error
+        jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], count, index)
+    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or _on_several_tpu_hosts():
         jax.distributed.initialize()
+
+
+def _on_several_tpu_hosts() -> bool:
+    """Whether this machine is one of several hosts of a Cloud TPU.
+
+    GKE tells it in the environment. A TPU VM tells it to who asks its metadata server, as `jax.distributed` does; the
+    server is asked only where libtpu is installed and TPU chips are there.
+    """
+    hosts = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
+    if hosts:
+        return len(hosts.split(",")) > 1
+    if not _has_tpu():
+        return False
+    request = urllib.request.Request(TPU_HOSTS_URL, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return len(answer.read().decode().split(",")) > 1
+    except OSError:  # no TPU VM: a TPU in a container or a notebook, one host
+        return False
+
+
+def _has_tpu() -> bool:
+    chips = [path for pattern in TPU_DEVICE_FILES for path in glob.glob(pattern)]
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def wait_for_all(what: str) -> None:
