@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -142,9 +143,15 @@ def open_frames(
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: something else, frames of another size, or decoded frames of an unknown rate.
+        ValueError: something else, frames of another size, decoded frames of an unknown rate, or a file that is not
+            local.
     """
     path = epath.Path(path)
+    if "://" in os.fspath(path) and path.suffix.lower() in (*VIDEO_SUFFIXES, ".npy"):
+        raise ValueError(
+            f"{path} is not a local file: parts of video files and of .npy files of frames are read where they lie. "
+            f"Copy them to a local disk or mount the bucket (docs/tpu.md)"
+        )
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return VideoFile(path, fps=fps, size=size, max_frames=max_frames)
     if not path.exists():
