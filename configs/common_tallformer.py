@@ -28,7 +28,7 @@ def data(**changes: Any) -> ConfigDict:
     fields = {
         "source": "folder",  # folder | synthetic
         "root": "dataset/thumos",
-        "videos": "videos",  # folder of video files, folders of images, .npy, or ArrayRecord files; with {subset}: one each
+        "videos": "videos",  # holds video files, folders of images, .npy or ArrayRecord files; {subset}: a folder each
         "missing_videos": "error",  # error | skip: also of those that cannot be read
         "annotations": "annotations",  # under the root: ActivityNet's JSON, or a folder of a file per subset (THUMOS14)
         "classes": "",  # file with one class per line under the root; empty: those of the annotations
