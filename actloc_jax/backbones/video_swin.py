@@ -7,6 +7,7 @@ Sources: `SwinTransformer/Video-Swin-Transformer:mmaction/models/backbones/swin_
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -106,9 +107,28 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., features] to the same shape."""
-        hidden = self.fc1(x)
-        # as PyTorch writes it; that of jax.nn, with erfc, takes twice the time on CPUs
-        return self.fc2(0.5 * hidden * (1 + jax.lax.erf(hidden * 0.5**0.5)))
+        return self.fc2(gelu(self.fc1(x)))
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, any shape; its gradient keeps `x` alone.
+
+    As PyTorch writes it: that of `jax.nn`, with erfc, takes twice the time on CPUs.
+    """
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+def _gradient_of_gelu(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    density = jnp.exp(-0.5 * jnp.square(x)) * (2 * math.pi) ** -0.5
+    return (dy * (_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gradient_of_gelu)
 
 
 class SwinBlock(nnx.Module):

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from actloc_jax.layers.temporal import Dense
-from actloc_jax.ops.video_windows import Triple, spread, table_rows
+from actloc_jax.ops.video_windows import Triple, table_of_pairs, table_rows
 
 APART = -100.0  # added to the score of tokens that are no neighbours, as published
 
@@ -89,7 +89,7 @@ class WindowAttention3D(nnx.Module):
 
     def _bias(self, tokens: int) -> jax.Array:
         """The bias of every pair of tokens: float32 [heads, queries, keys]."""
-        return spread(self.relative_position_bias_table[...].astype(jnp.float32), self.window, tokens)
+        return table_of_pairs(self.relative_position_bias_table[...].astype(jnp.float32), self.window, tokens)
 
 
 def default_implementation(dtype: DTypeLike) -> str:

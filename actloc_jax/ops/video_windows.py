@@ -100,7 +100,7 @@ def relative_positions(window: Triple, tokens: int) -> np.ndarray:
     return np.ravel_multi_index(tuple(np.moveaxis(apart, -1, 0)), [2 * n - 1 for n in window]).astype(np.int32)
 
 
-def spread(table: jax.Array, window: Triple, tokens: int) -> jax.Array:
+def table_of_pairs(table: jax.Array, window: Triple, tokens: int) -> jax.Array:
     """`table[relative_positions(window, tokens)]`, heads first, from slices: their gradient is no scatter.
 
     Args:
@@ -111,18 +111,23 @@ def spread(table: jax.Array, window: Triple, tokens: int) -> jax.Array:
     Returns:
         [heads, queries, keys] of `tokens` each.
     """
-    frames = -(-tokens // math.prod(window[1:]))  # the others hold none of the tokens
-    values = table.T.reshape(-1, *(2 * extent - 1 for extent in window))
-    for axis, (extent, used) in enumerate(zip(window, (frames, *window[1:]), strict=True)):
-        # an axis of distances, key by key backwards, becomes one of queries and one of keys
-        place = 1 + 2 * axis
-        rows = (
-            jax.lax.slice_in_dim(values, query + extent - used, query + extent, axis=place) for query in range(used)
-        )
-        values = jnp.stack([jnp.flip(row, place) for row in rows], axis=place)
-    values = values.transpose(0, 1, 3, 5, 2, 4, 6)  # heads, then queries, then keys
-    count = frames * math.prod(window[1:])
-    return values.reshape(-1, count, count)[:, :tokens, :tokens]
+    time, height, width = window
+    frames = -(-tokens // (height * width))  # the others hold none of the tokens
+    values = table.T.reshape(-1, *(2 * extent - 1 for extent in window))[:, time - frames : time + frames - 1]
+    heads = len(values)
+    values = _queries_and_keys(_queries_and_keys(values, 3), 2)  # [heads, distances in time, h, h', w, w']
+    # Per place of the query in its frame, all keys at falling distance in time: a query reads a run of these.
+    values = jnp.flip(values.transpose(0, 2, 4, 1, 3, 5), 3).reshape(heads, height * width, 2 * frames - 1, -1)
+    rows = [values[:, :, frames - 1 - frame : 2 * frames - 1 - frame] for frame in range(frames)]
+    count = frames * height * width
+    return jnp.stack(rows, 1).reshape(heads, count, count)[:, :tokens, :tokens]
+
+
+def _queries_and_keys(values: jax.Array, axis: int) -> jax.Array:
+    """An axis of the distances -(n - 1) to n - 1 becomes one of n queries and, behind it, one of n keys."""
+    extent = (values.shape[axis] + 1) // 2
+    rows = [jax.lax.slice_in_dim(values, query, query + extent, axis=axis) for query in range(extent)]
+    return jnp.stack([jnp.flip(row, axis) for row in rows], axis)
 
 
 def table_rows(window: Triple) -> int:

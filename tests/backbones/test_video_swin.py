@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from actloc_jax.backbones.video_swin import SwinBlock, VideoSwin, VideoSwinSizes
+from actloc_jax.backbones.video_swin import SwinBlock, VideoSwin, VideoSwinSizes, gelu
 from actloc_jax.layers.functional import Network, Params, flatten
 from actloc_jax.layers.window_attention3d import IMPLEMENTATIONS, attend_by_kind, attend_plain
-from actloc_jax.ops.video_windows import merge, partition, regions, relative_positions, table_rows
+from actloc_jax.ops.video_windows import merge, partition, regions, relative_positions, table_of_pairs, table_rows
 
 SMALL = VideoSwinSizes(width=8, depths=(1, 2), heads=(2, 4), window=(2, 3, 3), drop_path=0.5, attention="by_window")
 VIDEO = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 17, 28, 3)), jnp.float32)
@@ -137,6 +137,20 @@ def test_windows_and_relative_positions() -> None:
     assert index[1, 0] - index[0, 0] == 1
     with pytest.raises(ValueError, match="do not tile"):
         partition(x, (3, 3, 3))
+
+
+@pytest.mark.parametrize(("window", "tokens"), [((8, 7, 7), 392), ((8, 7, 7), 128), ((4, 3, 3), 20), ((2, 3, 2), 12)])
+def test_the_table_spread_over_pairs_is_the_table_read_at_their_positions(window: Any, tokens: int) -> None:
+    table = np.random.default_rng(0).standard_normal((table_rows(window), 3)).astype(np.float32)
+    read = table[relative_positions(window, tokens)].transpose(2, 0, 1)
+    np.testing.assert_array_equal(table_of_pairs(jnp.asarray(table), window, tokens), read)
+
+
+def test_gelu_and_its_gradient_are_exact() -> None:
+    x = jnp.linspace(-6, 6, 101)
+    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+    expected_slope = jax.vmap(jax.grad(lambda value: jax.nn.gelu(value, approximate=False)))(x)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), expected_slope, atol=1e-6)
 
 
 def test_bad_input_is_named() -> None:
