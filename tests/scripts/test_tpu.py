@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -22,6 +23,25 @@ def _dry_run(*words: str, **variables: str) -> list[list[str]]:
         [SCRIPT, "--dry-run", *words], env=environment | variables, capture_output=True, text=True, check=True
     )
     return [shlex.split(line) for line in answer.stdout.splitlines()]
+
+
+def _documented() -> tuple[dict[str, str], list[str]]:
+    """Of docs/tpu.md: the variables that it exports, and its commands."""
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "tpu.md").read_text(), re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    exported = next(line for line in lines if line.startswith("export "))
+    return dict(word.split("=", 1) for word in exported.split()[1:]), lines
+
+
+def test_the_commands_of_the_page_can_be_given() -> None:
+    exported, lines = _documented()
+    given = [line for line in lines if "scripts/tpu.sh" in line]
+    assert len(given) > 5
+    for line in given:
+        variables, words = line.split("scripts/tpu.sh")
+        assert _dry_run(*shlex.split(words), **exported, **dict(pair.split("=") for pair in variables.split()))
+    (create,) = _dry_run("create", **exported)
+    assert sorted(create) in [sorted(shlex.split(line)) for line in lines]
 
 
 def test_the_script_is_a_program_that_bash_can_read() -> None:
