@@ -14,12 +14,21 @@ from actloc_jax.training.state import Batch, TrainState, TrainStep, without
 
 
 class Row(NamedTuple):
-    """One measurement: its name, seconds to compile, milliseconds per call, floating point operations (0: unknown)."""
+    """One measurement.
+
+    Attributes:
+        name: of what was measured.
+        compile_seconds: until the first call can begin.
+        milliseconds: of each call.
+        operations: floating point operations of a call, as XLA counts them; 0 where it does not.
+        temporary: bytes that a call needs beside its arguments and results; 0 where that is unknown.
+    """
 
     name: str
     compile_seconds: float
     milliseconds: np.ndarray
     operations: float = 0.0
+    temporary: int = 0
 
 
 def measure(name: str, function: Callable[..., Any], arguments: tuple, repeat: int) -> Row:
@@ -29,7 +38,7 @@ def measure(name: str, function: Callable[..., Any], arguments: tuple, repeat: i
     compile_seconds = time.perf_counter() - start
     jax.block_until_ready(compiled(*arguments))
     milliseconds = np.array([_milliseconds(lambda: compiled(*arguments)) for _ in range(repeat)])
-    return Row(name, compile_seconds, milliseconds, _operations(compiled))
+    return Row(name, compile_seconds, milliseconds, _operations(compiled), _temporary(compiled))
 
 
 def measure_host(name: str, call: Callable[[], Any], repeat: int) -> Row:
@@ -56,12 +65,18 @@ def measure_train_step(step: TrainStep, state: TrainState, batch: Batch, repeat:
 
     jax.block_until_ready(advance())
     milliseconds = np.array([_milliseconds(advance) for _ in range(repeat)])
-    return Row("train", compile_seconds, milliseconds, _operations(gradients))
+    return Row("train", compile_seconds, milliseconds, _operations(gradients), _temporary(gradients))
 
 
 def _operations(compiled: Any) -> float:
     """Of the compiled program, as XLA counts them; 0 where it does not."""
     return float((compiled.cost_analysis() or {}).get("flops", 0.0))
+
+
+def _temporary(compiled: Any) -> int:
+    """Bytes that the compiled program needs beside its arguments and results; 0 where the backend does not say."""
+    memory = compiled.memory_analysis()
+    return 0 if memory is None else int(memory.temp_size_in_bytes)
 
 
 def _milliseconds(call: Callable[[], Any]) -> float:
