@@ -43,3 +43,9 @@ def test_the_readme_s_python_example_shows_what_it_is_there_to_show(capsys: pyte
     exec(compile(example, "README.md", "exec"), {})
     nearest, asot = map(float, re.findall(r"[\d.]+", capsys.readouterr().out))
     assert asot > nearest + 0.2
+
+
+def test_the_backbone_alone_gives_features_of_video(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tallformer.md").read_text(), re.DOTALL)
+    exec(compile(example, "tallformer.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == "(1, 32, 768)"
