@@ -24,28 +24,34 @@ def _is_gradient(name: str) -> bool:
     return name.endswith("grad_norm")
 
 
+def _is_count(name: str) -> bool:
+    return name.startswith("train/count/")
+
+
 def _is_loss(name: str) -> bool:
-    return name.startswith("train/") and not _is_gradient(name)
+    return name.startswith("train/") and not (_is_gradient(name) or _is_count(name))
 
 
 def _is_evaluation(name: str) -> bool:
-    return not (_is_rate(name) or _is_gradient(name) or _is_loss(name))
+    return not (_is_rate(name) or name.startswith("train/"))
 
 
 _PANELS: dict[str, Callable[[str], bool]] = {
     "training loss": _is_loss,
     "evaluation": _is_evaluation,
+    "count": _is_count,
     "learning rate": _is_rate,
     "gradient norm": _is_gradient,
 }
 
 
 def training_curves(rows: Rows, *, title: str = "") -> Figure:
-    """Draws losses, evaluations, learning rates and the gradient's norm over steps, a column per stage.
+    """Draws losses, evaluations, counts, learning rates and the gradient's norm over steps, a column per stage.
 
     Args:
-        rows: as `training.logging.read_metrics` gives them. `train/...` are losses, `learning_rate/...` rates,
-            `.../grad_norm` norms; everything else is an evaluation. A value of None leaves a gap.
+        rows: as `training.logging.read_metrics` gives them. `train/count/...` are counts, other `train/...`
+            losses, `learning_rate/...` rates, `.../grad_norm` norms; everything else is an evaluation. A value of None
+            leaves a gap.
         title: above the figure.
 
     Raises:
@@ -96,7 +102,10 @@ def _draw_panel(axes: Axes, panel: str, rows: Rows, names: Sequence[str]) -> Non
         style = {
             "color": f"C{metrics[_metric(name)] % 10}",
             "linestyle": _LINE_STYLES[sources[_source(name)] % len(_LINE_STYLES)],
-            "label": name.removeprefix("train/").removeprefix("learning_rate/").removeprefix("test/"),
+            "label": name.removeprefix("train/")
+            .removeprefix("count/")
+            .removeprefix("learning_rate/")
+            .removeprefix("test/"),
         }
         if panel in ("training loss", "gradient norm") and len(steps) > _SMOOTH_FROM:
             axes.plot(steps, values, color=style["color"], alpha=0.2, linewidth=0.7)

@@ -47,20 +47,22 @@ def rows(stage, steps, steps_per_epoch=10):
         yield {
             "time": 0.0, "stage": stage, "step": step, "epoch": -(-step // steps_per_epoch),
             "train/loss": 1.0 / step, "train/ce": None if step == 3 else 0.5 / step, "train/grad_norm": 1.0,
+            "train/count/labels": 3.0,
             "learning_rate/heads": 1e-3, **({"test/tst/F1@50": 80.0} if step % steps_per_epoch == 0 else {}),
         }  # fmt: skip
 
 
 def test_curves_have_a_column_per_stage_and_a_panel_per_kind():
     figure = training_curves([*rows("backbone", 8), *rows("refiner", 40)], title="tst_gtea")
-    assert [axes.get_ylabel() for axes in figure.axes[:8:2]] == [
-        "training loss", "evaluation", "learning rate", "gradient norm",
+    assert [axes.get_ylabel() for axes in figure.axes[:10:2]] == [
+        "training loss", "evaluation", "count", "learning rate", "gradient norm",
     ]  # fmt: skip
     assert [axes.get_title() for axes in figure.axes[:2]] == ["backbone", "refiner"]
     losses = {line.get_label(): line for line in figure.axes[1].lines}
     assert set(losses) == {"loss", "ce"}
     np.testing.assert_allclose(losses["loss"].get_xydata()[-1], [40, 1 / 40])
     assert np.isnan(losses["ce"].get_ydata()[2]), "a value that was not finite must leave a gap"
+    assert [line.get_label() for line in figure.axes[5].lines] == ["labels"]
     (evaluation,) = figure.axes[3].lines
     assert evaluation.get_label() == "tst/F1@50"
     np.testing.assert_array_equal(evaluation.get_xdata(), [10, 20, 30, 40])

@@ -55,9 +55,9 @@ def test_ages_count_the_steps_since_a_row_was_written() -> None:
     ages = access.read(bank, wanted, jnp.int32(5)).ages
     assert ages.reshape(-1).tolist() == [2] * 4 + [5] * 6 + [-1] * 2
     scalars = banks.staleness(ages)
-    assert float(scalars["bank_age"]) == pytest.approx((2 * 4 + 5 * 6) / 10)
-    assert float(scalars["bank_age_max"]) == 5
-    assert float(banks.staleness(ages[:, :0])["bank_age"]) == 0
+    assert float(scalars["count/bank_age"]) == pytest.approx((2 * 4 + 5 * 6) / 10)
+    assert float(scalars["count/bank_age_max"]) == 5
+    assert float(banks.staleness(ages[:, :0])["count/bank_age"]) == 0
 
 
 def test_features_are_kept_in_the_type_of_the_bank() -> None:

@@ -103,7 +103,7 @@ def test_none_or_all_of_the_chunks_can_be_computed() -> None:
     np.testing.assert_array_equal(found.features[0, :, 0], [100] * 6)
     np.testing.assert_array_equal(np.flatnonzero(found.extra["bank"].written), range(2, 8))
     assert gradient == 3 * ROWS
-    assert found.metrics["bank_age"] == 0
+    assert found.metrics["count/bank_age"] == 0
 
 
 def test_a_slower_backbone_writes_what_the_trained_one_does_not_see() -> None:

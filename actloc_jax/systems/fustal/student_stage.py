@@ -189,8 +189,8 @@ class Objective:
         labels = Labels(*(jnp.where(_like(own.found, a), a, b) for a, b in zip(own[:2], given, strict=True)))
         present = batch["index"] >= 0
         metrics = {
-            "labels": (labels.labels >= 0).sum(where=present[:, None]) / jnp.maximum(present.sum(), 1),
-            "labels_lost": own.lost.sum(),
+            "count/labels": (labels.labels >= 0).sum(where=present[:, None]) / jnp.maximum(present.sum(), 1),
+            "count/labels_lost": own.lost.sum(),
         }
         if stops:
             empty = distils & jnp.any(present & ~own.found)

@@ -293,14 +293,14 @@ def staleness(ages: jax.Array) -> dict[str, jax.Array]:
         ages: [batch, chunks, rows_per_chunk] int32, of `BankRead`.
 
     Returns:
-        `bank_age` and `bank_age_max`, mean and largest number of steps since a row was written; float32 scalars, 0
-        where no row is read.
+        `count/bank_age` and `count/bank_age_max`, mean and largest number of steps since a row was written; float32
+        scalars, 0 where no row is read.
     """
     exists = ages >= 0
     total = jnp.where(exists, ages, 0).astype(jnp.float32).sum()
     return {
-        "bank_age": total / jnp.maximum(exists.sum(), 1),
-        "bank_age_max": jnp.max(ages, initial=0).astype(jnp.float32),
+        "count/bank_age": total / jnp.maximum(exists.sum(), 1),
+        "count/bank_age_max": jnp.max(ages, initial=0).astype(jnp.float32),
     }
 
 

@@ -56,7 +56,7 @@ def anchor_loss_fn(complete: Completion, detector: Network, anchors: Anchors, se
         metrics = {
             "classification": loss.classification,
             "segment": loss.segment,
-            "positive_anchors": targets.positive.sum().astype(jnp.float32),
+            "count/positive_anchors": targets.positive.sum().astype(jnp.float32),
             **known.metrics,
         }
         return LossOutput(loss.total, metrics, statistics, known.extra)
