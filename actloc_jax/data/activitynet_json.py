@@ -161,14 +161,17 @@ class _Reader:
     problems: list[Problem]
 
     def error(self, video: str, text: str) -> None:
+        """Adds a problem of `video`."""
         self.problems.append(Problem("error", f"{self.path}: video {video}: {text}"))
 
     def is_object(self, video: str, entry: Any) -> bool:
+        """Whether an entry is a JSON object; another one is a problem of `video`."""
         if not isinstance(entry, dict):
             self.error(video, f"its entry is {_short(entry)}, expected an object with annotations")
         return isinstance(entry, dict)
 
     def video(self, name: str, entry: dict[str, Any], subset: str) -> _Video:
+        """What the entry of the video `name` says; what is missing or cannot be read becomes a problem."""
         frames = self._number(name, entry, FRAMES_FIELDS)
         duration = self._number(name, entry, DURATION_FIELDS)
         fps = self.default_fps or self._number(name, entry, FPS_FIELDS)
