@@ -212,15 +212,21 @@ def log_to_file(workdir: epath.PathLike, *, process_index: int = 0) -> Iterator[
         file.close()
 
 
-class TerminalHandler(logging.Handler):
+class TerminalHandler(logging.StreamHandler):
     """Prints to standard error without tearing a progress bar; for `logging.basicConfig(handlers=[...])`."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Prints one record above the bar."""
-        try:
-            tqdm.tqdm.write(self.format(record), file=sys.stderr)
-        except Exception:
-            self.handleError(record)
+    def __init__(self) -> None:
+        super().__init__(_AboveBars())
+
+
+class _AboveBars:
+    """Standard error, written to above the progress bars."""
+
+    def write(self, text: str) -> None:
+        tqdm.tqdm.write(text, file=sys.stderr, end="")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _start_wandb(options: dict[str, Any], workdir: epath.Path) -> Any:

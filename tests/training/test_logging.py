@@ -10,11 +10,12 @@ import types
 
 import numpy as np
 import pytest
+import tqdm
 from matplotlib.figure import Figure
 from tensorboardX.proto import event_pb2
 
 from actloc_jax.training import textfiles
-from actloc_jax.training.logging import MetricWriter, drop_rows_after, log_to_file, read_metrics
+from actloc_jax.training.logging import MetricWriter, TerminalHandler, drop_rows_after, log_to_file, read_metrics
 
 
 def steps_of(workdir, stage):
@@ -179,15 +180,35 @@ def test_log_to_file_appends_with_the_time(tmp_path):
     assert first[:2] == "20"
 
 
+def test_the_terminal_shows_messages_above_the_bar(capsys):
+    logger = logging.getLogger("actloc_jax.elsewhere")
+    logger.setLevel(logging.INFO)
+    handler = TerminalHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger.addHandler(handler)
+    with tqdm.tqdm(total=2, desc="bar", file=sys.stderr):
+        logger.info("in the middle")
+    logger.removeHandler(handler)
+    lines = capsys.readouterr().err.split("\n")
+    assert any(line.endswith("\rINFO: in the middle") for line in lines), "the bar is wiped before the message"
+    assert "bar" in lines[-2], "and drawn again below it"
+
+
+def test_a_message_that_cannot_be_printed_is_reported(capsys):
+    record = logging.LogRecord("name", logging.INFO, "file.py", 1, "%d frames", ("no number",), None)
+    TerminalHandler().emit(record)
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
 def test_remote_files_are_written_whole(tmp_path, monkeypatch):
     store = {"log": "before, cut"}
 
     class Remote:
         def __init__(self, path):
-            pass
+            self.path = path
 
         def __fspath__(self):
-            return "gs://bucket/log"
+            return self.path
 
         def exists(self):
             return True
