@@ -27,7 +27,8 @@ from tests.convert.published import random_state
 from tests.convert.published_spot import spot_file, spot_shapes, with_buffers
 from tests.parity import harness
 from tests.parity.harness import Case
-from tests.parity.spot_network import close, time_first
+from tests.parity.spot_network import close as assert_close
+from tests.parity.spot_network import time_first
 from tests.tiny import tiny_spot
 
 # Cases with weights of their own: their files are written as the training script writes them.
@@ -61,11 +62,11 @@ def test_the_network_answers_as_the_original_does(case: Case, tmp_path: pathlib.
     model, network, _, _ = loaded(converted(tmp_path / "model", case.path / "weights.pth"))
     x = time_first(case.arrays["x"])
     output = jax.jit(network)(model["params"], x)
-    close(case, time_first(output.logits), case.arrays["top"])
-    close(case, time_first(output.masks), case.arrays["bottom"])
-    close(case, time_first(output.features), case.arrays["features"])
+    assert_close(case, time_first(output.logits), case.arrays["top"])
+    assert_close(case, time_first(output.masks), case.arrays["bottom"])
+    assert_close(case, time_first(output.features), case.arrays["features"])
     order = jax.jit(lambda params, x: network(params, x, method="order"))(model["params"], x)
-    close(case, order, case.arrays["clip_logits"])
+    assert_close(case, order, case.arrays["clip_logits"])
 
 
 @pytest.mark.parametrize("case", FORWARD, ids=lambda case: case.meta["case"])
@@ -84,7 +85,7 @@ def test_the_mode_predict_takes_a_converted_model(case: Case, tmp_path: pathlib.
     assert sum(len(video.scores) for video in expected) > 0
     for ours, video in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours.labels, video.labels)
-        close(case, ours.scores, video.scores)
+        assert_close(case, ours.scores, video.scores)
         np.testing.assert_allclose(ours.segments, video.segments, atol=1e-6)
     assert list((tmp_path / "out" / "predictions").iterdir())
     written = (tmp_path / "out" / "predictions").rglob("*.json")
@@ -133,8 +134,8 @@ def assert_detections(case: Case, found: list[ScoredSegments], names: list[str])
     assert [video.video.removeprefix("v_") for video in found] == arrays["det.video"].tolist()
     assert [len(video.scores) for video in found] == arrays["det.count"].tolist()
     assert [names[label] for video in found for label in video.labels] == arrays["det.label"].tolist()
-    close(case, np.concatenate([video.scores for video in found]), arrays["det.score"])
-    close(case, np.concatenate([video.segments for video in found]), arrays["det.segment"])
+    assert_close(case, np.concatenate([video.scores for video in found]), arrays["det.score"])
+    assert_close(case, np.concatenate([video.segments for video in found]), arrays["det.segment"])
 
 
 def demo_file(folder: pathlib.Path, name: str, *, optimizer: bool = False) -> pathlib.Path:

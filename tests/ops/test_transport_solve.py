@@ -352,7 +352,7 @@ def test_plans_are_finite_for_any_finite_cost(
     frame_mass = np.where(mask, 10.0 ** rng.uniform(-spread, spread, mask.shape), 0).astype(np.float32)
     action_mass = (10.0 ** rng.uniform(-spread, spread, (3, ACTIONS))).astype(np.float32)
     lengths = np.max(np.where(mask, np.arange(1, FRAMES + 1), 0), axis=1)
-    _check_finite(solve(cost, mask, settings, lengths=lengths, frame_mass=frame_mass, action_mass=action_mass), mask)
+    _assert_finite(solve(cost, mask, settings, lengths=lengths, frame_mass=frame_mass, action_mass=action_mass), mask)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -360,11 +360,11 @@ def test_plans_are_finite_for_any_finite_cost(
 def test_one_frame_and_one_action(mode: str, cost: float, present: bool) -> None:
     mask = np.array([[present]])
     found = solve(np.full((1, 1, 1), cost, np.float32), mask, _settings(mode), lengths=np.array([int(present)]))
-    _check_finite(found, mask)
+    _assert_finite(found, mask)
     np.testing.assert_allclose(found.plan[0, 0, 0], float(present), atol=2e-2)  # float32 of costs over epsilon
 
 
-def _check_finite(found: transport.Transport, mask: np.ndarray) -> None:
+def _assert_finite(found: transport.Transport, mask: np.ndarray) -> None:
     for name in ("plan", "objective", "published_objective", "mass"):
         assert np.all(np.isfinite(getattr(found, name))), name
     plan = np.asarray(found.plan)

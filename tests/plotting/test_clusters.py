@@ -30,7 +30,7 @@ def bars_of(axes):
     return found
 
 
-def no_overlap(figure, texts):
+def assert_no_overlap(figure, texts):
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in texts if text.get_text()]
     for first, second in itertools.combinations(boxes, 2):
@@ -105,7 +105,7 @@ def test_texts_of_bars_do_not_overlap(count):
         {k: k for k in range(count - 3)}, LONG_NAMES[:count], frame_rate=15.0,
     )  # fmt: skip
     axes = figure.axes[0]
-    no_overlap(figure, [*axes.texts, *axes.get_yticklabels(), *figure.legends[0].texts, axes.xaxis.label])
+    assert_no_overlap(figure, [*axes.texts, *axes.get_yticklabels(), *figure.legends[0].texts, axes.xaxis.label])
 
 
 def test_assignment_map_lays_clusters_over_time():
@@ -143,7 +143,7 @@ def test_before_and_after_share_time_and_colours():
     assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("affinity", "transport")
     np.testing.assert_array_equal(first.images[0].get_array(), before.T)
     np.testing.assert_array_equal(second.images[0].get_array(), after.T)
-    no_overlap(figure, [*first.get_yticklabels(), *second.get_yticklabels(), second.xaxis.label])
+    assert_no_overlap(figure, [*first.get_yticklabels(), *second.get_yticklabels(), second.xaxis.label])
 
 
 def test_pairwise_similarity_is_the_cosine():
@@ -161,7 +161,7 @@ def test_cluster_similarity_writes_values_of_few_clusters(count, written):
     figure = clusters.cluster_similarity(rng.normal(size=[count, 5]), LONG_NAMES[:count])
     axes = figure.axes[0]
     assert len(axes.texts) == written
-    no_overlap(figure, [*axes.texts, *axes.get_yticklabels()])
+    assert_no_overlap(figure, [*axes.texts, *axes.get_yticklabels()])
     np.testing.assert_allclose(np.diag(axes.images[0].get_array()), 1)
 
 
@@ -210,7 +210,7 @@ def test_texts_of_a_crowded_embedding_map_do_not_overlap():
     labels = np.repeat(np.arange(22), 10)
     embedding = np.repeat(centres, 10, axis=0) + 0.3 * rng.normal(size=[220, 8])
     figure = clusters.embedding_map(embedding, labels, centres, LONG_NAMES)
-    no_overlap(figure, [*figure.axes[0].texts, *figure.legends[0].texts])
+    assert_no_overlap(figure, [*figure.axes[0].texts, *figure.legends[0].texts])
 
 
 def test_contingency_puts_matched_clusters_on_the_diagonal():

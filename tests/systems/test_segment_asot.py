@@ -24,7 +24,7 @@ def _affinity(frames: int = 90, actions: int = 5, seed: int = 0) -> np.ndarray:
     return (np.eye(actions)[labels] * 0.4 + 0.5 * rng.uniform(size=[frames, actions])).astype(np.float32)
 
 
-def _same(found: decode.Segmentation, expected: decode.Segmentation) -> None:
+def _assert_same(found: decode.Segmentation, expected: decode.Segmentation) -> None:
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.plan, expected.plan, atol=2e-5)
     np.testing.assert_allclose(found.objective, expected.objective, atol=1e-5)
@@ -50,9 +50,9 @@ def test_a_list_is_segmented_like_one_video_after_another() -> None:
     found = segment_asot(affinities, **OPTIONS)
     assert [len(video.labels) for video in found] == [90, 40, 64]
     for video, affinity in zip(found, affinities, strict=True):
-        _same(video, segment_asot(affinity, **OPTIONS))
+        _assert_same(video, segment_asot(affinity, **OPTIONS))
     (only,) = segment_asot(affinities[:1], **OPTIONS)
-    _same(only, found[0])
+    _assert_same(only, found[0])
 
 
 def test_many_videos_are_segmented_in_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,12 +60,12 @@ def test_many_videos_are_segmented_in_several_calls(monkeypatch: pytest.MonkeyPa
     expected = segment_asot(affinities, **OPTIONS)
     monkeypatch.setattr(decode, "VIDEOS_PER_CALL", 2)
     for found, one in zip(segment_asot(affinities, **OPTIONS), expected, strict=True):
-        _same(found, one)
+        _assert_same(found, one)
 
 
 def test_costs_are_one_minus_affinities() -> None:
     affinity = _affinity()
-    _same(segment_asot(cost=1 - affinity, **OPTIONS), segment_asot(affinity, **OPTIONS))
+    _assert_same(segment_asot(cost=1 - affinity, **OPTIONS), segment_asot(affinity, **OPTIONS))
 
 
 def test_frames_outside_the_mask_take_no_part() -> None:
@@ -77,10 +77,10 @@ def test_frames_outside_the_mask_take_no_part() -> None:
     np.testing.assert_allclose(found.plan[:60].sum(axis=1), 1, atol=1e-4)
     spoilt = affinity.copy()
     spoilt[60:] = 7
-    _same(segment_asot(spoilt, mask=mask, **OPTIONS), found)
+    _assert_same(segment_asot(spoilt, mask=mask, **OPTIONS), found)
     several = segment_asot([affinity, affinity], mask=[mask, None], **OPTIONS)
-    _same(several[0], found)
-    _same(several[1], segment_asot(affinity, **OPTIONS))
+    _assert_same(several[0], found)
+    _assert_same(several[1], segment_asot(affinity, **OPTIONS))
 
 
 def test_rho_expects_the_actions_in_the_order_of_their_columns() -> None:

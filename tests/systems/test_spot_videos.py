@@ -60,7 +60,7 @@ def _open(config: ConfigDict) -> videos.SpotDataset:
     return videos.open_dataset(config, epath.Path("unused"))
 
 
-def _same(one: videos.SpotDataset, two: videos.SpotDataset) -> None:
+def _assert_same(one: videos.SpotDataset, two: videos.SpotDataset) -> None:
     """Both have the same records in every part, and the same evaluations."""
     assert one.class_names == two.class_names
     assert list(one.truth("val")) == list(two.truth("val"))
@@ -87,7 +87,7 @@ def test_the_release_as_published_and_fixed(spot: pathlib.Path) -> None:
 
 def test_features_of_another_format(spot: pathlib.Path) -> None:
     patterns = ("csv/{video}.csv", "npy/{video}.npy")
-    _same(*(_open(_config(spot_anet, spot, features=pattern, steps=100)) for pattern in patterns))
+    _assert_same(*(_open(_config(spot_anet, spot, features=pattern, steps=100)) for pattern in patterns))
 
 
 def test_a_detection_data_set_has_both_protocols(thumos: pathlib.Path) -> None:
@@ -110,13 +110,13 @@ def test_prepared_data_are_the_same(thumos: pathlib.Path, spot: pathlib.Path, tm
         subsets=subsets,
     )  # fmt: skip
     prepared = tfds_detection.prepare(folder, tmp_path / "prepared")
-    _same(_open(_config(spot_thumos, thumos)), _open(_config(spot_thumos, prepared, source="prepared")))
+    _assert_same(_open(_config(spot_thumos, thumos)), _open(_config(spot_thumos, prepared, source="prepared")))
     prepared = tfds_detection.prepare(SpotFolder(spot, labels=50), tmp_path / "prepared")
     read, again = (
         _open(_config(spot_anet, root, steps=100, source=source))
         for root, source in ((spot, "spot"), (prepared, "prepared"))
     )
-    _same(read, again)
+    _assert_same(read, again)
 
 
 def test_own_features_are_resized(tmp_path: pathlib.Path) -> None:
