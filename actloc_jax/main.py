@@ -1,15 +1,8 @@
-"""Temporal action segmentation and detection in JAX.
-
-  train    (default)  python -m actloc_jax.main --config=configs/tst_gtea.py --workdir=runs/gtea
-  evaluate            python -m actloc_jax.main --config=configs/tst_gtea.py --workdir=runs/gtea --mode=evaluate
-  predict             python -m actloc_jax.main --mode=predict --checkpoint=runs/gtea --inputs=features/ --workdir=out
-                      (or, of given results, --predictions=detections.json)
-  inspect             python -m actloc_jax.main --config=configs/tst_gtea.py --mode=inspect
+"""Temporal action segmentation and detection in JAX: `python -m actloc_jax.main --mode=<mode> --<flag>=<value> ...`
 
 A config takes arguments after a colon, separated by commas: `:split=2`, `:split=all` (every split, then their mean),
 `:demo` (about a minute on two CPU cores, on generated data), `:fixed` (the sane choice for every quirk).
 Any field can be set: `--config.train.seed=1`, and tried with several values: `--sweep=train.seed=1,2,3`.
-A second run in the same workdir goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -22,11 +15,13 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from actloc_jax import modes
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, with its arguments: configs/tst_gtea.py:split=2."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run (also gs://); default: runs/<config name>.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "predict", "inspect"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", list(modes.MODES), "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Model to evaluate or to predict with: a converted folder or a workdir; default: --workdir."
 )
@@ -49,6 +44,8 @@ def main(argv: list[str]) -> None:
     """Runs the mode that the flags ask for; errors of users end in one sentence and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected argument {argv[1]!r}: options are written --name=value.")
+    if _MODE.value == "options":
+        sys.exit(_print_options())
     import jax  # after the flags, so that --help answers at once
 
     from actloc_jax.train import Interrupted
@@ -77,13 +74,40 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Reads the flags; a config that cannot be read, or has no such field, ends in one sentence."""
+    if {"--help", "-help", "-h"} & set(argv):
+        print(_help(argv))
+        sys.exit(0)
     try:
-        return app.parse_flags_with_usage(argv)
+        rest = app.parse_flags_with_usage(argv)
+        modes.refuse_others(_MODE.value, {name for name in flags.FLAGS if flags.FLAGS[name].present})
+        return rest
     except (AttributeError, KeyError) as error:  # from ml_collections, the first one around the second
         named = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
         sys.exit(f"error: the config has no field {named}".replace("\n", ". "))
     except (ValueError, TypeError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _help(argv: list[str]) -> str:
+    """Of the mode that is asked for, else of all."""
+    asked = [after for word, after in zip(argv, argv[1:] + [""], strict=True) if word in ("--mode", "-mode")]
+    asked += [word.partition("=")[2] for word in argv if word.startswith(("--mode=", "-mode="))]
+    about = {name: flags.FLAGS[name].help for name in flags.FLAGS}
+    if asked and asked[-1] in modes.MODES:
+        return modes.help_of(asked[-1], about)
+    every = "\n".join(f"  --{flag.name}: {flag.help}" for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]))
+    return f"{__doc__}\n{modes.overview()}\n\nFlags:\n{every}"
+
+
+def _print_options() -> int:
+    if _CONFIG.value is None:
+        print("error: --mode=options needs --config, for example --config=configs/tst_gtea.py.", file=sys.stderr)
+        return 1
+    from actloc_jax import options
+
+    file, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    print(options.describe(_CONFIG.value, file))
+    return 0
 
 
 def _run() -> int:

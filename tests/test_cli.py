@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import subprocess
 import sys
 import time
 
 import pytest
+
+from actloc_jax import modes, options
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -35,6 +38,28 @@ def test_help_answers_at_once_and_names_the_modes() -> None:
         assert word in answer.stdout
 
 
+@pytest.mark.parametrize("mode", modes.MODES)
+def test_help_of_a_mode_lists_its_own_flags_with_an_example(mode: str) -> None:
+    answer = _run(f"--mode={mode}", "--help").stdout
+    flags, _, examples = answer.partition("Examples:")
+    assert answer.startswith(f"--mode={mode}\n{modes.MODES[mode].does}")
+    for other in modes.MODES.values():
+        for flag in other.flags:
+            assert (f"\n  --{flag}: " in flags) == (flag in modes.MODES[mode].flags)
+    assert f"--mode={mode} " in examples or mode == "train"
+
+
+def test_options_of_a_config_come_with_value_type_and_comment() -> None:
+    answer = _run("--mode=options", "--config=configs/spot_thumos.py:labels=60", "--config.finetune.epochs=3").stdout
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in answer.splitlines() if line.startswith("  ")}
+    assert "Arguments: labels (per cent labelled), stage" in answer
+    assert rows["finetune.epochs"] == ["int", "3"]
+    assert rows["data.labels"] == ["float", "60.0  # per cent of the training videos that are labelled"]  # of the data
+    assert rows["train.dtype"][1].endswith("# compute type of the networks: float32 | bfloat16")  # two files further
+    assert rows["decode.row_seconds"][0] == "float"
+    assert not any(name.startswith("paper.") for name in rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -54,6 +79,8 @@ def test_help_answers_at_once_and_names_the_modes() -> None:
             ["--mode=predict", "--config=configs/asot_affinity.py:cost", "--inputs=nowhere"],
             ["error: --inputs: nowhere does not exist; expected a .npy file or a folder of them."],
         ),
+        (["--config=configs/tst_gtea.py", "--inputs=x"], ["--mode=train does not take --inputs", "--mode=predict"]),
+        (["--mode=options"], ["--mode=options needs --config"]),
         (["stray"], ["Unexpected argument 'stray'"]),
     ],
 )
@@ -64,3 +91,12 @@ def test_wrong_flags_end_in_a_sentence(arguments: list[str], expected: list[str]
     assert "Traceback" not in said or ":" in arguments[0]  # absl quotes what a config file raises
     for part in expected:
         assert part in said, said[-800:]
+
+
+@pytest.mark.parametrize("config", sorted(ROOT.glob("configs/[!c]*.py")), ids=lambda path: path.stem)
+def test_every_config_lists_its_options(config: pathlib.Path) -> None:
+    experiment = importlib.import_module(f"configs.{config.stem}").get_config()
+    text = options.describe(experiment, str(config))
+    assert "Arguments: " in text
+    assert "  train.seed " in text
+    assert len([line for line in text.splitlines() if "  # " in line]) > 15
