@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from actloc_jax.data.constant_rate import frames_at_rate
+
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
 
 NO_TIMES = 0x80
@@ -148,12 +150,9 @@ class VideoFile:
 
 def sample_frames_at(index: VideoIndex, fps: float) -> np.ndarray:
     """Which frame of the file each frame at another rate is, [frames] int64; see the head of this file."""
-    rate = index.time_base * fractions.Fraction(fps).limit_denominator(10**6)
-    # In whole numbers, so that halves are halves: round(x) = floor((2 x numerator + denominator) / (2 denominator)).
-    slots = (2 * index.times * rate.numerator + rate.denominator) // (2 * rate.denominator)
     step = int(index.times[-1] - index.times[-2]) if len(index.times) > 1 else 0
-    end = (2 * (int(index.times[-1]) + step) * rate.numerator + rate.denominator) // (2 * rate.denominator)
-    return np.searchsorted(slots, np.arange(max(end, 1)), side="right") - 1
+    taken = frames_at_rate(index.times, index.time_base, fps, last_duration=step)
+    return taken if len(taken) else np.zeros(1, np.int64)
 
 
 def read_index(path: epath.Path) -> VideoIndex:
