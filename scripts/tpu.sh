@@ -87,6 +87,7 @@ on_host() { # the job on this host: started again when it fails, for one host th
     for ((attempt = 1; attempt <= ${TPU_ATTEMPTS:-20}; attempt++)); do
         "$PYTHON" -m actloc_jax.main "$@" &
         child=$!
+        if [[ $stopped == 1 ]]; then kill -TERM "$child" 2> /dev/null || true; fi # it came before `child` was known
         while true; do # a signal ends `wait` before the child ends
             status=0
             wait "$child" || status=$?
