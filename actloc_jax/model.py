@@ -66,6 +66,7 @@ def load(checkpoint: epath.PathLike | None, *, config: ConfigDict | None = None)
         raise ValueError("--mode=predict needs --checkpoint=<model folder or workdir>.")
     folder = checkpoints.find_model(checkpoint)
     variables, meta = checkpoints.load_model(folder)
+    workdirs.check_predicts(meta, folder)
     if config is not None:
         workdirs.check_system(meta, config.system, folder)
     return Model(str(folder), variables, meta, workdirs.checkpoint_config(meta, config))

@@ -25,6 +25,7 @@ from actloc_jax.training.textfiles import replace_text
 
 log = logging.getLogger(__name__)
 
+FEATURE_STAGE = "features"  # in checkpoints of networks that make features of videos, as `python -m convert i3d` writes
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "grain")
 
 
@@ -131,12 +132,26 @@ def write_json(path: epath.Path, content: Any) -> None:
     replace_text(path, json.dumps(content, indent=1))
 
 
+def check_predicts(meta: dict[str, Any], folder: epath.Path) -> None:
+    """Refuses a checkpoint that makes features and predicts nothing.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if meta["stage"] == FEATURE_STAGE:
+        raise ValueError(
+            f"{folder} holds {meta['system']!r}, a network that makes features of videos and predicts nothing. "
+            f"Extract features with it (--mode=extract), and pass a --checkpoint that was trained on such features."
+        )
+
+
 def check_system(meta: dict[str, Any], system: str, folder: epath.Path) -> None:
     """Refuses a checkpoint of another system.
 
     Raises:
         ValueError: the checkpoint's system is not `system`.
     """
+    check_predicts(meta, folder)
     if meta["system"] != system:
         raise ValueError(
             f"{folder} is a checkpoint of system {meta['system']!r}, but the config is for {system!r}. "

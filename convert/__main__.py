@@ -15,6 +15,8 @@
     python -m convert tallformer epoch_1000_weights.pth checkpoints/tallformer
     python -m convert tallformer checkpoint-10.ckpt checkpoints/anet --class-names data/annots/anet/action_name.txt
     python -m convert tallformer --back checkpoints/tallformer tallformer.npz
+    python -m convert i3d rgb_imagenet.pt checkpoints/i3d_rgb
+    python -m convert i3d --back checkpoints/i3d_rgb i3d_rgb.npz
 
 A file may be a path (also gs://) or hf://owner/repository/path.
 """
@@ -78,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", choices=("backbone", "momentum"), default="backbone",
         help="of a file with two backbones, the one to predict with: the trained one, or its slow average (m_backbone)",
     )  # fmt: skip
+    i3d = _add_network(commands, "i3d", "files of I3D, RGB or optical flow, of both ports to PyTorch", ".pt / .pth")
+    i3d.add_argument("--class-names", metavar="FILE", help="a file with one class name per line, for the logits")
     cache = commands.add_parser("tst-cache", help="TST's cache of backbone outputs")
     cache.add_argument("source", help="folder with meta.json and seed_xxx/<video>.pt")
     cache.add_argument("target", help="the cache folder to write")
@@ -90,7 +94,19 @@ def _add_system(
     classes: str = "the data set's mapping.txt, for the names of the classes",
 ) -> argparse.ArgumentParser:  # fmt: skip
     """The command that converts the checkpoints of a system."""
-    parser = commands.add_parser(system, help=title)
+    parser = _add_network(commands, system, title, files)
+    parser.add_argument("--class-names", metavar="FILE", help=classes)
+    parser.add_argument("--dataset", help=f"{datasets}: what the file does not tell is taken from its config")
+    parser.add_argument(
+        "--set", metavar="FIELD=JSON", action="append", default=[], type=_setting,
+        help=f"a config field that the file does not tell, e.g. {example}",
+    )  # fmt: skip
+    return parser
+
+
+def _add_network(commands: Any, name: str, title: str, files: str) -> argparse.ArgumentParser:
+    """The command that converts the checkpoints of a network that needs no config."""
+    parser = commands.add_parser(name, help=title)
     parser.add_argument("source", help=f"the {files} file; with --back a model folder")
     parser.add_argument("target", nargs="?", help="the model folder to write; with --back the .npz to write")
     parser.add_argument(
@@ -98,15 +114,9 @@ def _add_system(
     )
     parser.add_argument("--dry-run", action="store_true", help="print the mapping, write nothing")
     parser.add_argument("--to-npz", metavar="FILE", help="also write our parameters as an .npz with flat paths")
-    parser.add_argument("--class-names", metavar="FILE", help=classes)
-    parser.add_argument("--dataset", help=f"{datasets}: what the file does not tell is taken from its config")
-    parser.add_argument(
-        "--set", metavar="FIELD=JSON", action="append", default=[], type=_setting,
-        help=f"a config field that the file does not tell, e.g. {example}",
-    )  # fmt: skip
     parser.add_argument("--allow-missing", metavar="REGEX", help="keys that may be absent; they get fresh values")
     parser.add_argument("--allow-extra", metavar="REGEX", help="keys that may be left out")
-    parser.set_defaults(run=_convert, system=system)
+    parser.set_defaults(run=_convert, system=name)
     return parser
 
 
@@ -122,9 +132,10 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _convert(args: argparse.Namespace) -> int:
     # after the flags, so that --help answers at once
-    from convert import asot, checked, files, fustal, spot, tallformer, tst
+    from convert import asot, checked, files, fustal, i3d, spot, tallformer, tst
 
-    converter = {"tst": tst, "asot": asot, "fustal": fustal, "spot": spot, "tallformer": tallformer}[args.system]
+    modules = {"tst": tst, "asot": asot, "fustal": fustal, "spot": spot, "tallformer": tallformer, "i3d": i3d}
+    converter = modules[args.system]
     if args.target is None and (args.back or not (args.dry_run or args.to_npz)):
         raise ValueError("a target is needed, or --dry-run, or --to-npz FILE")
     if args.back:
@@ -132,15 +143,11 @@ def _convert(args: argparse.Namespace) -> int:
         files.write_npz(epath.Path(args.target), state)
         print(f"{args.target}: {len(state):,} entries in PyTorch's layout")
         return 0
-    own_options = {"weights": args.weights} if "weights" in args else {}
+    options = {name: getattr(args, name) for name in ("dataset", "class_names", "weights") if name in args}
+    if "set" in args:
+        options["settings"] = dict(args.set)
     converted = converter.convert(
-        files.fetch(args.source),
-        dataset=args.dataset,
-        settings=dict(args.set),
-        class_names=args.class_names,
-        allow_missing=args.allow_missing,
-        allow_extra=args.allow_extra,
-        **own_options,
+        files.fetch(args.source), allow_missing=args.allow_missing, allow_extra=args.allow_extra, **options
     )
     print(
         checked.mapping_text(converted) if args.dry_run else "\n".join([*converted.notes, checked.summary(converted)])

@@ -23,6 +23,7 @@ COMMANDS = {
     "fustal": "FuSTAL, TriDet and ActionFormer",
     "spot": "SPOT",
     "tallformer": "TALLFormer and Video Swin",
+    "i3d": "I3D",
 }
 """Command -> whose files it converts."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -41,7 +42,15 @@ def fetch(source: str) -> epath.Path:
 
 def sha256(path: epath.Path) -> str:
     """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
+    return _checksum(path, hashlib.sha256())
+
+
+def md5(path: epath.Path) -> str:
+    """Hexadecimal MD5 of a file, by which published weights are often listed; it protects nothing."""
+    return _checksum(path, hashlib.md5(usedforsecurity=False))
+
+
+def _checksum(path: epath.Path, digest: Any) -> str:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
