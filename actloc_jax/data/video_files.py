@@ -2,7 +2,8 @@
 
 The rate is reached as ffmpeg's `fps` filter does: frame k of the result is the last frame of the file whose time,
 rounded to whole result frames (halves up), is at most k. The size is reached as `ffmpeg -s` does: bicubic, the aspect
-ratio not kept. Times come from the file, not from its nominal frame rate, which is often wrong.
+ratio not kept. Times come from the file, not from its nominal frame rate, which is often wrong. A file that says that
+its frames are to be turned gets them turned.
 Source: `klauscc/TALLFormer:tools/data/extract_frames.sh` (fps=15, 256x256).
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import fractions
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class VideoIndex(NamedTuple):
         times: [frames] int64, time of each frame in units of `time_base`, the first is 0.
         time_base: seconds of a unit.
         start: time of the first frame in the file.
-        height, width: of a frame.
+        height, width: of a frame, as it is shown.
     """
 
     times: np.ndarray
@@ -116,11 +117,31 @@ class VideoFile:
                 waiting.remove(time)
                 frames[times == time] = self._picture(frame)
         if waiting:
-            raise ValueError(
-                f"{self.path}: {len(waiting)} frames from second {float(min(waiting) * self.index.time_base):.2f} on "
-                f"cannot be decoded; the file is damaged. Copy or encode it again."
-            )
+            raise ValueError(self._undecoded(waiting))
         return frames
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """All frames of the result, one after another, each decoded once: [height, width, 3] uint8 RGB.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        times, repeats = np.unique(self.index.times[self._taken], return_counts=True)
+        waiting = dict(zip(times.tolist(), repeats.tolist(), strict=True))
+        for time, frame in self._decode(times):
+            if time in waiting:
+                picture = self._picture(frame)
+                for _ in range(waiting.pop(time)):
+                    yield picture
+        if waiting:
+            raise ValueError(self._undecoded(waiting))
+
+    def _undecoded(self, times: Iterable[int]) -> str:
+        times = list(times)
+        return (
+            f"{self.path}: {len(times)} frames from second {float(min(times) * self.index.time_base):.2f} on "
+            f"cannot be decoded; the file is damaged. Copy or encode it again."
+        )
 
     def _decode(self, times: np.ndarray) -> Iterator[tuple[int, Any]]:
         """(time, decoded frame) from the key frame before `times[0]` to `times[-1]`."""
@@ -142,10 +163,11 @@ class VideoFile:
             raise ValueError(f"{self.path} cannot be decoded ({error}); the file is damaged. Copy it again.") from error
 
     def _picture(self, frame: Any) -> np.ndarray:
+        turns = _quarter_turns(frame)
         if self._size is not None:
-            height, width = self._size
+            height, width = self._size[::-1] if turns % 2 else self._size
             frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
-        return frame.to_ndarray(format="rgb24")
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
 def sample_frames_at(index: VideoIndex, fps: float) -> np.ndarray:
@@ -169,6 +191,8 @@ def read_index(path: epath.Path) -> VideoIndex:
             stream = container.streams.video[0]
             packets = [packet for packet in container.demux(stream) if packet.size]
             height, width = stream.height, stream.width
+            if _first_turn(container, stream) % 2:
+                height, width = width, height
             time_base, stated = stream.time_base, stream.frames
             timed = not container.format.flags & NO_TIMES
             seconds = 0.0
@@ -193,6 +217,21 @@ def read_index(path: epath.Path) -> VideoIndex:
             f"{f' of {stated}' if stated else ''}: it is truncated. Copy it again."
         )
     return index
+
+
+def _first_turn(container: Any, stream: Any) -> int:
+    """Quarter turns of the first frame that can be decoded; 0 if none can."""
+    av = _pyav()
+    try:
+        container.seek(0)
+        return next((_quarter_turns(frame) for frame in container.decode(stream)), 0)
+    except av.error.FFmpegError:
+        return 0  # what is wrong is told when frames are read
+
+
+def _quarter_turns(frame: Any) -> int:
+    """How often a frame is turned by 90 degrees against the clock to be shown: phones store upright videos lying."""
+    return round(frame.rotation / 90) % 4
 
 
 def _pyav() -> ModuleType:

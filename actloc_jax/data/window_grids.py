@@ -12,16 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-NO_MOTION = -1
-"""In place of a field: zeros."""
+NOTHING = -1
+"""In place of a frame or a field: zeros. A field of zeros is one in which nothing moves."""
 
 
 class Windows(NamedTuple):
     """What each row of features reads.
 
     Attributes:
-        frames: [rows, window] int32, numbers of frames.
-        fields: [rows, window of the flow] int32, numbers of fields; `NO_MOTION` where the flow is zero.
+        frames: [rows, window] int32, numbers of frames; `NOTHING` for zeros.
+        fields: [rows, window of the flow] int32, numbers of fields; `NOTHING` where the flow is zero.
     """
 
     frames: np.ndarray
@@ -37,7 +37,7 @@ def centred(frames: int, *, window: int = 21) -> Windows:
     """
     positions = np.arange(frames)[:, None] + np.arange(window) - window // 2
     moving = (positions >= 0) & (positions < frames - 1)
-    return _windows(np.clip(positions, 0, max(frames - 1, 0)), np.where(moving, positions, NO_MOTION))
+    return _windows(np.clip(positions, 0, max(frames - 1, 0)), np.where(moving, positions, NOTHING))
 
 
 def inside(frames: int, *, window: int = 21) -> np.ndarray:
@@ -63,7 +63,7 @@ def shifted(frames: int, *, window: int = 21, batch: int = 1) -> Windows:
     read = np.concatenate([read, np.full(window, max(frames - 1, 0))])
     positions = np.arange(frames)[:, None] + np.arange(window)
     moving = read[positions + 1] == read[positions] + 1
-    return _windows(read[positions], np.where(moving, read[positions], NO_MOTION))
+    return _windows(read[positions], np.where(moving, read[positions], NOTHING))
 
 
 def sliding(frames: int, *, window: int = 16, stride: int = 4) -> Windows:
@@ -113,7 +113,7 @@ def interval_centres(frames: int, *, interval: int = 16, fields: int = 5) -> Win
 
 def standing_still(windows: Windows, frames: int) -> Windows:
     """Windows of a longer video on one of `frames`: its last frame stands still until the longer one ends."""
-    fields = np.where(windows.fields < frames - 1, windows.fields, NO_MOTION)
+    fields = np.where(windows.fields < frames - 1, windows.fields, NOTHING)
     return _windows(np.minimum(windows.frames, frames - 1), fields)
 
 

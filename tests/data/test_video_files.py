@@ -11,8 +11,9 @@ import re
 import numpy as np
 import pytest
 
+from actloc_jax.data import constant_rate
 from actloc_jax.data.video_files import VideoFile, VideoIndex, read_index, sample_frames_at
-from tests.data.video_writing import pictures, write_video
+from tests.data.video_writing import pictures, turn, write_video
 
 av = pytest.importorskip("av", reason="PyAV is an optional dependency")
 
@@ -115,3 +116,28 @@ def test_real_clips_decode_bit_for_bit() -> None:
         assert hashlib.md5(frames.tobytes()).hexdigest() == md5, name
         middle = len(opened) // 2
         np.testing.assert_array_equal(opened.read(middle, 3), frames[middle : middle + 3], err_msg=name)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_frames_are_turned_as_the_file_says(tmp_path: pathlib.Path, degrees: int) -> None:
+    path = tmp_path / "phone.mp4"
+    write_video(path, pictures(6), [*range(6)])
+    lying = VideoFile(path).read(0, 6)
+    turn(path, degrees)
+    upright = VideoFile(path)
+    expected = np.rot90(lying, -degrees // 90, axes=(1, 2))
+    assert upright.shape == expected.shape[1:]
+    np.testing.assert_array_equal(upright.read(0, 6), expected)
+    assert VideoFile(path, size=(20, 24)).read(0, 1).shape == (1, 20, 24, 3)
+
+
+def test_all_frames_come_one_after_another(video: pathlib.Path) -> None:
+    for fps in (None, 7, 45):
+        opened = VideoFile(video, fps=fps)
+        np.testing.assert_array_equal(list(opened.frames()), opened.read(0, len(opened)))
+
+
+def test_videos_without_a_constant_rate_are_known(video: pathlib.Path) -> None:
+    assert constant_rate.varies(read_index(video).times)
+    assert not constant_rate.varies(np.array([0, 33, 67, 100, 133, 167, 200]))
+    assert not constant_rate.varies(np.array([0, 7]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fractions
 import pathlib
+import struct
 
 import numpy as np
 from PIL import Image
@@ -39,3 +40,14 @@ def write_images(folder: pathlib.Path, frames: np.ndarray) -> None:
     folder.mkdir(parents=True)
     for number, picture in enumerate(frames, start=1):
         Image.fromarray(picture).save(folder / f"{number:05d}.png")
+
+
+def turn(path: pathlib.Path, degrees: int) -> None:
+    """Says in an `.mp4` file that its frames are to be turned with the clock, by 90, 180 or 270 degrees, to be shown."""
+    matrices = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+    a, b, c, d = matrices[degrees]
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 4 + 40  # the matrix of the track header, version 0
+    unit = 1 << 16
+    content[place : place + 36] = struct.pack(">9i", a * unit, b * unit, 0, c * unit, d * unit, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)

@@ -70,4 +70,4 @@ def _field_numbers(pairs: np.ndarray) -> np.ndarray:
     first, second = pairs[..., 0], pairs[..., 1]
     moving = (first >= 0) & (first != second)
     np.testing.assert_array_equal(second[moving], first[moving] + 1)
-    return np.where(moving, first, window_grids.NO_MOTION)
+    return np.where(moving, first, window_grids.NOTHING)
