@@ -43,7 +43,7 @@ def write_images(folder: pathlib.Path, frames: np.ndarray) -> None:
 
 
 def turn(path: pathlib.Path, degrees: int) -> None:
-    """Says in an `.mp4` file that its frames are to be turned with the clock, by 90, 180 or 270 degrees, to be shown."""
+    """Says in an `.mp4` file that its frames are shown turned with the clock, by 90, 180 or 270 degrees."""
     matrices = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
     a, b, c, d = matrices[degrees]
     content = bytearray(path.read_bytes())
