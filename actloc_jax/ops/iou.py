@@ -65,7 +65,7 @@ class Overlap:
         return Bounds(start, end, end - start + (self.added + self.length_epsilon))
 
     def ratio(self, first: Bounds, second: Bounds) -> Array:
-        """Overlap of every pair; the arrays of the two arguments broadcast against each other."""
+        """Overlap of every pair, of the shape that the arrays of the two arguments broadcast to."""
         xp = second.start.__array_namespace__()
         intersection = xp.minimum(first.end, second.end) - xp.maximum(first.start, second.start)
         if self.added:
@@ -112,7 +112,7 @@ class SpotOverlap(Overlap):
     """
 
     def ratio(self, first: Bounds, second: Bounds) -> Array:
-        """As `Overlap.ratio`; `first` is the selected segment."""
+        """As `Overlap.ratio`, of the same shape; `first` is the selected segment."""
         xp = second.start.__array_namespace__()
         earlier_end = xp.minimum(first.end, second.end)
         numerator = earlier_end - xp.minimum(first.start, second.start)

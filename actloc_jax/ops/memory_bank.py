@@ -89,6 +89,7 @@ def after(numbers: jax.Array, read: jax.Array) -> jax.Array:
     """The same numbers, known to the compiler only once `read` is: what was read is then never what was written.
 
     Without it XLA sees no order between reading rows and writing others in place, and copies the whole array first.
+    Both are of any shape; `numbers` are int32.
     """
     if not read.size:
         return numbers

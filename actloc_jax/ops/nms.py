@@ -177,7 +177,15 @@ def suppress_classes(segments: np.ndarray, scores: np.ndarray, labels: np.ndarra
 def class_members(
     segments: np.ndarray, scores: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Candidates as arrays of one floating type, and the rows of each class, classes ascending.
+    """Candidates as arrays of one floating type, and the rows of each class.
+
+    Args:
+        segments: [candidates, 2] start and end.
+        scores: [candidates].
+        labels: [candidates] class of each.
+
+    Returns:
+        Segments, scores, and for every class that occurs, in ascending order, its rows [members] int64.
 
     Raises:
         ValueError: as for `suppress`.
@@ -191,7 +199,7 @@ def class_members(
 
 
 def sorted_by_score(index: np.ndarray, scores: np.ndarray, most: int | None) -> Selected:
-    """The `most` best selections by descending score; equal scores keep their order."""
+    """The `most` best of [selected] by descending score (None: all); equal scores keep their order."""
     best = np.argsort(-scores, kind="stable")[:most]
     return Selected(index[best], scores[best])
 
@@ -203,7 +211,7 @@ def suppress_groups(
 
     Args:
         segments, scores, rule: as for `suppress`.
-        members: rows of the input that belong to each group, in the order that decides between equal scores.
+        members: rows [members] of the input that belong to each group, in the order that decides between equal scores.
 
     Returns:
         For each group its selection, in order of selection.
@@ -254,7 +262,7 @@ class _Field:
         """Takes the best candidate of every group and lowers the scores of the others.
 
         Returns:
-            The groups that still select, the rows of the input that they take, and the scores of those.
+            The groups that still select, the rows of the input that they take, and the scores of those, [groups] each.
         """
         rows = np.arange(len(self.group))
         best = self.values[3].argmax(axis=1)

@@ -36,7 +36,10 @@ def kth_smallest(values: jax.Array, rank: jax.Array | int, where: jax.Array | No
 
 
 def lower_median(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """The lower of the middle elements, as `torch.median`; arguments as for `kth_smallest`, 0 if there is no value."""
+    """The lower of the middle elements, as `torch.median`: a float32 scalar, 0 if there is no value.
+
+    Arguments as for `kth_smallest`.
+    """
     number = values.size if where is None else jnp.sum(jnp.broadcast_to(where, values.shape))
     median = kth_smallest(values, (number - 1) // 2, where)
     return jnp.where(number > 0, median, 0.0)

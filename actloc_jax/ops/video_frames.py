@@ -81,9 +81,9 @@ def distort(frames: jax.Array, changes: Changes) -> jax.Array:
 
 
 def to_hsv(frames: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Hue in degrees 0..360, saturation 0..1 and value (the largest channel), each without the axis of channels.
+    """Hue in degrees 0..360, saturation 0..1 and value (the largest channel) of [..., 3] red, green and blue.
 
-    Grey has hue 0.
+    Each is [...] float32, without the axis of channels. Grey has hue 0.
     """
     red, green, blue = frames[..., 0], frames[..., 1], frames[..., 2]
     value, least = frames.max(-1), frames.min(-1)
@@ -99,7 +99,7 @@ def to_hsv(frames: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def from_hsv(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
-    """The inverse of `to_hsv`, stacked along a last axis of channels; saturation may exceed 1."""
+    """The inverse of `to_hsv`, three arrays [...] to [..., 3]; saturation may exceed 1."""
     shift = jnp.array([5.0, 3.0, 1.0])
     place = (shift + hue[..., None] / 60.0) % 6.0
     strength = jnp.clip(jnp.minimum(place, 4.0 - place), 0.0, 1.0)

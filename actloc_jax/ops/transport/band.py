@@ -14,7 +14,7 @@ BLOCK = 32
 
 
 def prefix_sums(x: jax.Array) -> jax.Array:
-    """Inclusive sums along the last axis.
+    """Inclusive sums along the last axis of [..., time].
 
     Blocks are summed by a small triangular matrix product and their totals by recursion: on CPU several times faster
     than a scan, and rounding grows with the depth instead of with the length.
@@ -108,7 +108,7 @@ class BandGeometry(geometry.Geometry):
 
     @property
     def cost_matrix(self) -> jax.Array:
-        """Refused: a matrix of frames x frames is what this class is there to avoid."""
+        """Refused: a matrix [frames, frames] is what this class is there to avoid."""
         raise TypeError("BandGeometry is applied by prefix sums and has no matrix")
 
     @property

@@ -176,7 +176,8 @@ def _onto_actions(score: jax.Array, mass: jax.Array) -> tuple[jax.Array, jax.Arr
 def balanced_projection(problem: Problem, settings: Settings, linearised: jax.Array) -> jax.Array:
     """`inner_iterations` of Sinkhorn for the linearised problem: frames first, so that actions keep their mass exactly.
 
-    ott updates the second side first; the cost is handed over with actions first for that.
+    Costs [batch, actions, time] to a plan of that shape. ott updates the second side first; the cost is handed over
+    with actions first for that.
     """
     solver = sinkhorn.Sinkhorn(
         threshold=-1.0,

@@ -176,7 +176,7 @@ class _Plan:
         self.matrix = matrix
 
     def marginal(self, axis: int) -> jax.Array:
-        """Sums over `axis`."""
+        """Sums over `axis`: [actions] over 0, [frames] over 1."""
         return jnp.sum(self.matrix, axis=axis)
 
 
