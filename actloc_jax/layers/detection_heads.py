@@ -24,7 +24,7 @@ def join(levels: Sequence[jax.Array], gap: int) -> jax.Array:
 
 
 def split(joined: jax.Array, lengths: Sequence[int], gap: int) -> list[jax.Array]:
-    """The inverse of `join` for levels of these lengths."""
+    """The inverse of `join`: [batch, joined time, ...] to levels [batch, length of the level, ...]."""
     levels, start = [], gap
     for length in lengths:
         levels.append(joined[:, start : start + length])

@@ -22,7 +22,7 @@ TABLE_STD = 0.02
 
 
 def dropped(x: jax.Array, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
-    """Dropout of single values of `x`; nothing where `rngs` is None."""
+    """Dropout of single values of `x`, of any shape; nothing where `rngs` is None."""
     return drop(x, keep_masks(rngs, rate, 1, x.shape)[0], rate)
 
 

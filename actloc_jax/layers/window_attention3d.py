@@ -118,7 +118,7 @@ def attend_by_window(qkv: jax.Array, bias: jax.Array, regions: np.ndarray | None
     """`attend_plain`, one window and a few heads after the other, so that their scores stay in the cache.
 
     Several times faster on CPUs, where writing scores to memory costs more than computing them; for the same reason
-    gradients compute them again.
+    gradients compute them again. [batch, windows, tokens, 3, heads, width] to [batch, windows, tokens, heads, width].
     """
     batch, windows, tokens, _, heads, width = qkv.shape
     kinds, kind_of = kinds_of_windows(np.zeros((windows, tokens), np.int32) if regions is None else regions)
@@ -209,14 +209,18 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def attend_fused(qkv: jax.Array, bias: jax.Array, regions: np.ndarray | None) -> jax.Array:
-    """`attend_plain` by cuDNN's fused attention, for float16 and bfloat16; the scores are never in memory."""
+    """`attend_plain` by cuDNN's fused attention, for float16 and bfloat16; the scores are never in memory.
+
+    [batch, windows, tokens, 3, heads, width] to [batch, windows, tokens, heads, width].
+    """
     return attend_by_kind(qkv, bias, regions, implementation="cudnn")
 
 
 def attend_by_kind(qkv: jax.Array, bias: jax.Array, regions: np.ndarray | None, *, implementation: str) -> jax.Array:
     """`attend_plain` by calls of `jax.nn.dot_product_attention`, to which `implementation` is passed.
 
-    It broadcasts one bias over the batch: windows of the same kind go together.
+    It broadcasts one bias over the batch: windows of the same kind go together. [batch, windows, tokens, 3, heads,
+    width] to [batch, windows, tokens, heads, width].
     """
     batch, windows, tokens, _, heads, width = qkv.shape
     kinds, kind_of = kinds_of_windows(np.zeros((windows, tokens), np.int32) if regions is None else regions)
