@@ -38,7 +38,7 @@ def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, class_weights: 
 def focal_loss(logits: jax.Array, labels: jax.Array, *, gamma: float = 2.0, alpha: float = 0.25) -> jax.Array:
     """`alpha (1 - e^-L)^gamma L` of the mean cross entropy L of a video, not of each frame, as in the original.
 
-    Arguments and result as in `weighted_cross_entropy`.
+    Arguments as in `weighted_cross_entropy`: [batch, time, classes] logits to [batch] float32.
     """
     cross_entropy = weighted_cross_entropy(logits, labels)
     return alpha * (1 - jnp.exp(-cross_entropy)) ** gamma * cross_entropy

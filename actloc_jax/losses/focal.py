@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 
 def focal_loss(logits: jax.Array, targets: jax.Array, *, alpha: float | None = 0.25, gamma: float = 2.0) -> jax.Array:
-    """The loss of every element, float32.
+    """The loss of every element, float32 of the shape of `logits`.
 
     Args:
-        logits: [...].
-        targets: [...] probabilities, 0 or 1 unless labels are smoothed.
+        logits: any shape, such as [batch, points, classes].
+        targets: probabilities of the same shape, 0 or 1 unless labels are smoothed.
         alpha: weight of targets 1, those of 0 have 1 - alpha; None: no weights.
         gamma: power of how far the prediction is off.
     """
