@@ -231,7 +231,18 @@ class Detector(nnx.Module):
     def features(
         self, x: jax.Array, mask: jax.Array, *, seen: jax.Array | None = None, rngs: nnx.Rngs | None = None
     ) -> tuple[list[jax.Array], list[jax.Array], list[Frames]]:
-        """What `__call__` gives to the heads: levels of the backbone, levels of the neck, and their frames."""
+        """What `__call__` gives to the heads: levels of the backbone, levels of the neck, and their frames.
+
+        Args:
+            x, mask, seen, rngs: as for `__call__`.
+
+        Returns:
+            Arrays [batch, time / stride, width], arrays [batch, time / stride, neck_width], and frames whose masks are
+            [batch, time / stride]: one of each per level.
+
+        Raises:
+            ValueError: the time is no multiple of the coarsest stride.
+        """
         sizes, frames = self.sizes, Frames(mask, seen)
         if x.shape[1] % sizes.strides[-1]:
             raise ValueError(f"the input has {x.shape[1]} frames; expected a multiple of {sizes.strides[-1]}")
@@ -303,7 +314,10 @@ def _block(sizes: DetectorSizes, level: int, **options: object) -> nnx.Module:
 
 
 def normal_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Normal numbers, float32, of 16 random bits each: half the time of `jax.random.normal`, and none beyond 4.2."""
+    """Normal numbers, float32 of this shape, of 16 random bits each.
+
+    It takes half the time of `jax.random.normal`, and none is beyond 4.2.
+    """
     size = math.prod(shape)
     words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
     numbers = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size].astype(jnp.float32)

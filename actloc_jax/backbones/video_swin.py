@@ -294,7 +294,10 @@ class VideoSwin(nnx.Module):
         return normalised(self.norm, self.stages(video, rngs)[-1])
 
     def stages(self, video: jax.Array, rngs: nnx.Rngs | None = None) -> list[jax.Array]:
-        """The embedded patches and the output of each stage, before the last norm; arguments as of `__call__`."""
+        """The embedded patches and the output of each stage, before the last norm; arguments as of `__call__`.
+
+        Each is [batch, time, height, width, channels] in the compute dtype: positions and channels of its stage.
+        """
         if video.shape[-1] != self.sizes.in_channels:
             raise ValueError(f"the video has {video.shape[-1]} channels, expected {self.sizes.in_channels} at the end.")
         frozen = self.sizes.frozen_stages
