@@ -114,7 +114,7 @@ class FeatureFiles:
         return features
 
     def read_unchecked(self, video: str, subset: str = "") -> np.ndarray:
-        """As `read`, but NaN and infinite values pass."""
+        """As `read`, [time, channels] float32, but NaN and infinite values pass."""
         locations = self.locations(video, subset)
         arrays = []
         for location in locations:

@@ -44,7 +44,7 @@ class ChunkChoice:
         require_choice(self.how, self.keep_ratio)
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The chunks to compute and the others."""
+        """The chunks to compute and the others, [kept] and [dropped] int64, as `choose` gives them."""
         return choose(self.how, self.num_chunks, self.keep_ratio, rng)
 
 

@@ -35,7 +35,7 @@ def choose(
         rng: draws; a legacy `RandomState` draws what the original draws.
 
     Returns:
-        The chunks to compute and the others, both ascending int64.
+        The chunks to compute and the others, [kept] and [dropped], both ascending int64.
 
     Raises:
         ValueError: an unknown option, or a share outside 0..1.

@@ -161,7 +161,7 @@ class ShiftedVideo:
 
 
 def whole_division(keep: np.ndarray, num_chunks: int, room: int) -> tuple[np.ndarray, Sample]:
-    """All chunks in the order of `fill_up`, and its parts as `keep`, `drop` and `trained` of a sample."""
+    """All chunks [num_chunks] in the order of `fill_up`, and its parts as `keep`, `drop` and `trained` of a sample."""
     first, others, trained = fill_up(keep, num_chunks, room)
     return np.concatenate([first, others]), {"keep": first, "drop": others, "trained": trained}
 
