@@ -80,7 +80,7 @@ def mof(predicted: np.ndarray, true: np.ndarray, matching: Mapping[int, int]) ->
 def miou(predicted: np.ndarray, true: np.ndarray, matching: Mapping[int, int]) -> float:
     """Intersection over union of the matched pairs, summed and divided by the number of classes in `true`.
 
-    A class without a cluster counts 0, and so does a pair that occurs on no frame. Arguments as for `mof`.
+    A class without a cluster counts 0, and so does a pair that occurs on no frame. Arguments as for `mof`, [time].
 
     Raises:
         ValueError: no frames.
