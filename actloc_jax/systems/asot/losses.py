@@ -54,5 +54,8 @@ def training_loss(plan: jax.Array, codes: jax.Array, mask: jax.Array, present: j
 
 
 def validation_loss(plan: jax.Array, codes: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean over videos of the sum over frames, as published: as many times the training loss as a video has frames."""
+    """Mean over videos of the sum over frames, as published: as many times the training loss as a video has frames.
+
+    A scalar; arguments as in `training_loss`, and every video counts.
+    """
     return jnp.mean(jnp.sum(frame_losses(plan, codes, mask), axis=1))

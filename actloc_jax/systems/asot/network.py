@@ -60,5 +60,5 @@ def encoder_network(config: ConfigDict, clusters: int) -> Network:
 
 
 def unit_rows(x: jax.Array) -> jax.Array:
-    """The last axis scaled to length 1."""
+    """The rows of [..., channels] scaled to length 1."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), SMALLEST_NORM)

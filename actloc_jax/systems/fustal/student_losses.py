@@ -55,7 +55,7 @@ def detection_loss(
     Args:
         output: of the network.
         targets: of the points.
-        normaliser: running mean of the number of positive points, from `initial_normaliser`.
+        normaliser: scalar, running mean of the number of positive points, from `initial_normaliser`.
         settings: weights.
     """
     logits, mask = jnp.concatenate(output.classes, axis=1), jnp.concatenate(output.masks, axis=1)
@@ -97,7 +97,10 @@ def centre_iou(distances: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def centre_diou_loss(distances: jax.Array, targets: jax.Array) -> jax.Array:
-    """1 - overlap + the squared distance of the centres in units of the hull (Zheng et al., AAAI 2020), as above."""
+    """1 - overlap + the squared distance of the centres in units of the hull (Zheng et al., AAAI 2020).
+
+    [..., 2] to [...], as `centre_iou`.
+    """
     hull = jnp.maximum(distances, targets).sum(axis=-1)
     apart = 0.5 * (distances[..., 1] - distances[..., 0] - targets[..., 1] + targets[..., 0])
     return 1 - centre_iou(distances, targets) + jnp.square(apart / jnp.maximum(hull, SMALLEST_UNION))

@@ -135,7 +135,14 @@ class Objective:
     steps_per_epoch: int
 
     def loss(self, params: Any, state: TrainState, batch: Batch, key: jax.Array) -> LossOutput:
-        """Classes and boundaries of the labels, and the classes of the video."""
+        """Classes and boundaries of the labels, and the classes of the video.
+
+        Args:
+            params: of the network.
+            state: `ema` makes labels from `distil_from` on, `extra` has the normaliser.
+            batch: of `training_batches`; `features` [batch, time, channels], `mask` [batch, time] bool.
+            key: of dropout.
+        """
         options, quirks = self.config.student, self.config.quirks
         mask, present = batch["mask"], batch["index"] >= 0
         seen = None if quirks.padding_is_seen else mask

@@ -93,7 +93,7 @@ class FinetuneLoss(NamedTuple):
 
 
 def no_class_trusted(num_classes: int) -> jax.Array:
-    """`FinetuneLoss.trusted` before the first step."""
+    """`FinetuneLoss.trusted` before the first step, [num_classes + 1] float32."""
     return jnp.zeros(num_classes + 1, jnp.float32)
 
 
@@ -194,7 +194,7 @@ def pseudo_labels(
 
 
 def flexible_thresholds(trusted: jax.Array, highest: float) -> jax.Array:
-    """Confidence asked for of every class, from how often it was trusted: float32, up to `highest`."""
+    """Confidence asked for of every class, from how often it was trusted: [classes + 1] float32, up to `highest`."""
     learnt = trusted / jnp.maximum(trusted.max(), 1)
     return highest * learnt / (2 - learnt)
 

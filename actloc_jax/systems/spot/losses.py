@@ -74,7 +74,7 @@ def class_loss(logits: jax.Array, labels: jax.Array, counted: jax.Array, *, on_m
 
 
 def mask_loss(masks: jax.Array, target: jax.Array, counted: jax.Array, settings: DetectionSettings) -> jax.Array:
-    """Balanced cross-entropy of all entries and dice of every video; arguments as for `detection_loss`."""
+    """Balanced cross-entropy of all entries and dice of every video: a scalar; arguments as for `detection_loss`."""
     masks, target = masks.astype(jnp.float32), target.astype(jnp.float32)
     share = settings.entropy_share
     dice = dice_loss(masks, target, counted, factor=1.0 if settings.dice_without_factor_two else 2.0)

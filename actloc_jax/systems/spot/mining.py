@@ -192,7 +192,7 @@ def eroded_square(active: jax.Array, width: int) -> jax.Array:
 
 
 def dilated_square(active: jax.Array, width: int) -> jax.Array:
-    """Entries around which something is marked in the same square."""
+    """Entries of [batch, time, snippet] bool around which something is marked in the same square."""
     return dilated(dilated(active, width, axis=1, mirrored=False), width, axis=2, mirrored=False)
 
 

@@ -27,7 +27,7 @@ def class_consistency(logits: jax.Array, teacher: jax.Array, present: jax.Array)
 
 
 def ramp_up(epoch: jax.Array | float, length: float) -> jax.Array:
-    """From exp(-5) at epoch 0 to 1 at epoch `length` (Laine and Aila, arXiv 1610.02242); 1 where `length` is 0."""
+    """Scalar, exp(-5) at epoch 0 to 1 at epoch `length` (Laine and Aila, arXiv 1610.02242); 1 where `length` is 0."""
     if length == 0:
         return jnp.ones(())
     return jnp.exp(-5 * jnp.square(1 - jnp.clip(epoch, 0, length) / length))

@@ -28,13 +28,13 @@ def shifted_channels(x: jax.Array, back: jax.Array, ahead: jax.Array) -> jax.Arr
 
 
 def random_shift(key: jax.Array, x: jax.Array, divisor: int = 64) -> jax.Array:
-    """Moves one in `divisor` channels back and as many others ahead, the same ones in all videos."""
+    """Moves one in `divisor` channels of [batch, time, channels] back and as many ahead, the same in all videos."""
     rank, number = jax.random.permutation(key, x.shape[2]), x.shape[2] // divisor
     return shifted_channels(x, rank < number, (rank >= number) & (rank < 2 * number))
 
 
 def fixed_shift(x: jax.Array, divisor: int = 8, streams: int = 2) -> jax.Array:
-    """Moves the first 1 / `divisor` of every stream's channels back and the next ahead.
+    """Moves the first 1 / `divisor` of every stream's channels back and the next ahead, in [batch, time, channels].
 
     As published, a slip in the number of channels moves all of them back; this is what was meant.
     """
@@ -44,12 +44,12 @@ def fixed_shift(x: jax.Array, divisor: int = 8, streams: int = 2) -> jax.Array:
 
 
 def reversed_time(x: jax.Array) -> jax.Array:
-    """The last step first."""
+    """The last step of [batch, time, channels] first."""
     return x[:, ::-1]
 
 
 def one_half(x: jax.Array, first: jax.Array | bool) -> jax.Array:
-    """Zeros in the second half, or in the first half where `first` is False."""
+    """Zeros in the second half of [batch, time, channels], or in the first half where `first`, a scalar, is False."""
     time = x.shape[1]
     return jnp.where(((jnp.arange(time) < time // 2) == first)[:, None], x, 0)
 
@@ -62,7 +62,10 @@ def cut_out(x: jax.Array, lost: jax.Array | None = None) -> jax.Array:
 
 
 def one_of_three(key: jax.Array, x: jax.Array) -> jax.Array:
-    """As it is (1 in 4), one half of it (1 in 4) or its first step only (1 in 2), the same for all videos."""
+    """As it is (1 in 4), one half of it (1 in 4) or its first step only (1 in 2), the same for all videos.
+
+    [batch, time, channels] to the same shape.
+    """
     of_choice, of_half = jax.random.split(key)
     choice = jax.random.uniform(of_choice)
     halved = one_half(x, jax.random.uniform(of_half) < 0.5)
@@ -70,19 +73,19 @@ def one_of_three(key: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def without_channels(key: jax.Array, x: jax.Array, rate: float = 0.2) -> jax.Array:
-    """Drops whole channels of every video; what stays is scaled so that the mean does."""
+    """Drops whole channels of every video of [batch, time, channels]; what stays is scaled so that the mean does."""
     keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, x.shape[2]))
     return drop(x, jnp.broadcast_to(keep, x.shape), rate)
 
 
 def without_steps(key: jax.Array, x: jax.Array, rate: float = 0.2) -> jax.Array:
-    """Drops whole steps of every video, likewise."""
+    """Drops whole steps of every video of [batch, time, channels], likewise."""
     keep = jax.random.bernoulli(key, 1 - rate, (*x.shape[:2], 1))
     return drop(x, jnp.broadcast_to(keep, x.shape), rate)
 
 
 def swapped_halves(x: jax.Array) -> jax.Array:
-    """The second half first."""
+    """The second half of [batch, time, channels] first."""
     half = x.shape[1] // 2
     return jnp.concatenate([x[:, half:], x[:, :half]], axis=1)
 

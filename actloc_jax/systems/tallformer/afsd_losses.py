@@ -173,7 +173,7 @@ def overlap_of_distances(distances: jax.Array, true: jax.Array) -> jax.Array:
 
 
 def giou_of_distances(distances: jax.Array, true: jax.Array) -> jax.Array:
-    """1 - overlap + the share of the hull that neither covers, as above."""
+    """1 - overlap + the share of the hull that neither covers, [..., 2] to [...] as above."""
     shared, hull = jnp.minimum(distances, true).sum(axis=-1), jnp.maximum(distances, true).sum(axis=-1)
     union = distances.sum(axis=-1) + true.sum(axis=-1) - shared
     return 1 - overlap_of_distances(distances, true) + (hull - union) / jnp.maximum(hull, SMALLEST_UNION)

@@ -93,7 +93,7 @@ def dropped_gradient(
 def momentum_update(average: Params, params: Params, momentum: float, step: jax.Array) -> Params:
     """The slower parameters after a forward pass: a copy at step 0, then mixed with `params`, `momentum` of the old.
 
-    As published, parameters only; a backbone without running statistics has nothing else.
+    As published, parameters only; a backbone without running statistics has nothing else. `step` is an int32 scalar.
     """
     moved = ema.update(average, jax.lax.stop_gradient(params), momentum)
     return jax.tree.map(lambda value, later: jnp.where(step == 0, value, later), params, moved)

@@ -18,12 +18,15 @@ BOUNDED_EPSILON = 1e-3
 
 
 def iou_loss(predicted: jax.Array, true: jax.Array) -> jax.Array:
-    """-log of the overlap, which counts as at least `EPSILON`."""
+    """-log of the overlap, which counts as at least `EPSILON`; [..., 2] to [...]."""
     return -jnp.log(jnp.maximum(iou.FLOORED_TIOU(predicted, true), EPSILON))
 
 
 def bounded_iou_loss(predicted: jax.Array, true: jax.Array) -> jax.Array:
-    """Tychsen-Smith and Petersson, CVPR 2018: how much the centre and the length alone may cost; the sum of both."""
+    """Tychsen-Smith and Petersson, CVPR 2018: how much the centre and the length alone may cost, the sum of both.
+
+    [..., 2] to [...].
+    """
     return bounded_iou_parts(predicted, true).sum(axis=-1)
 
 
@@ -39,14 +42,17 @@ def bounded_iou_parts(predicted: jax.Array, true: jax.Array) -> jax.Array:
 
 
 def giou_loss(predicted: jax.Array, true: jax.Array) -> jax.Array:
-    """Rezatofighi et al., CVPR 2019: 1 - overlap + the share of the hull that neither covers."""
+    """Rezatofighi et al., CVPR 2019: 1 - overlap + the share of the hull that neither covers; [..., 2] to [...]."""
     ratio, union, hull = _parts(predicted, true)
     hull = hull + EPSILON
     return 1 - ratio + (hull - union) / hull
 
 
 def diou_loss(predicted: jax.Array, true: jax.Array) -> jax.Array:
-    """Zheng et al., AAAI 2020: 1 - overlap + the squared distance of the centres in units of the hull."""
+    """Zheng et al., AAAI 2020: 1 - overlap + the squared distance of the centres in units of the hull.
+
+    [..., 2] to [...].
+    """
     ratio, _, hull = _parts(predicted, true)
     return 1 - ratio + jnp.square(_centre(true) - _centre(predicted)) / (jnp.square(hull) + EPSILON)
 

@@ -73,7 +73,7 @@ def backbone_network(config: ConfigDict) -> Network:
 
 
 def backbone_key(config: ConfigDict) -> jax.Array:
-    """Key of the backbone's first parameters: those that fill the bank are those that the training begins with."""
+    """Scalar key of the backbone's first parameters: the bank is filled by those that the training begins with."""
     return jax.random.fold_in(jax.random.key(config.train.seed), 2**31 - 3)
 
 

@@ -97,7 +97,7 @@ def diffact_adapter(config: ConfigDict, training_labels: Sequence[np.ndarray] | 
     """DiffAct: encoder features and sampled probabilities; its loss needs no labels counted.
 
     In eval mode one pass of the encoder serves both; in train mode, as in the original, features and sampling see
-    different dropout masks.
+    different dropout masks. `training_labels`, [time] of each video, are those of `asformer_adapter`; not looked at.
     """
     sizes = diffact_sizes(config)
     network = Network(lambda rngs: DiffAct(sizes, dtype=config.train.dtype, rngs=rngs))

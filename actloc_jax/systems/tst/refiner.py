@@ -334,7 +334,10 @@ class Refiner(nnx.Module):
         return self.refine_segments(memory, frame_labels(predictions, mask), capacity, rngs=rngs)
 
     def encode_frames(self, features: jax.Array, mask: jax.Array, *, rngs: nnx.Rngs | None = None) -> FrameMemory:
-        """The part of `__call__` that does not depend on the segments; same arguments."""
+        """The part of `__call__` that does not depend on the segments.
+
+        Its first arguments: features [batch, time, feature_dim] and mask [batch, time] bool.
+        """
         frames = features if self.sizes.feature_dim is None else self.feat_down(features)
         _, layers = self.pixel_decoder(frames, mask, rngs=rngs)
         round1, round2 = self.pd_proj(layers[-3]), self.pd_proj2(layers[-2])
