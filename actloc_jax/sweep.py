@@ -49,14 +49,14 @@ def each(
         chosen.update_from_flattened_dict({field: value})
         log.info("sweep: %s=%s", field, text)
         scores[text] = run(chosen, workdir / f"{field}={text}")
-    log.info(
-        "sweep over %s\n%s",
-        field,
-        table({f"{source}, {text}": row for text, rows in scores.items() for source, row in rows.items()}),
-    )
+    compared = {f"{source}, {text}": row for text, rows in scores.items() for source, row in rows.items()}
+    if not compared:
+        log.warning("sweep over %s: no run of it ended with scores, there is nothing to compare", field)
+        return scores
+    log.info("sweep over %s\n%s", field, table(compared))
     if jax.process_index() == 0:
         workdirs.write_json(workdir / "sweep.json", {"field": field, "scores": scores})
-        own = {text: next(iter(rows.values())) for text, rows in scores.items()}
+        own = {text: next(iter(rows.values())) for text, rows in scores.items() if rows}
         save_figure(sweep_curves(field, own, title=config.name), workdir / "sweep.png")
     return scores
 

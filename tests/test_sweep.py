@@ -45,6 +45,13 @@ def test_every_value_runs_in_a_folder_of_its_own(tmp_path: pathlib.Path) -> None
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_runs_without_scores_leave_no_table(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = asot_50salads.get_config()
+    assert sweep.each(config, epath.Path(tmp_path), "asot.epochs=3", lambda config, workdir: {}) == {"3": {}}
+    assert "there is nothing to compare" in caplog.text
+    assert not (tmp_path / "sweep.png").exists()
+
+
 def test_a_field_that_follows_another_can_be_swept_alone(tmp_path: pathlib.Path) -> None:
     seen, run = _recorded(("transport.radius", "decode.radius"))
     sweep.each(asot_50salads.get_config(), epath.Path(tmp_path), "decode.radius=0.02", run)
