@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from actloc_jax import evaluate, predict, splits, train, workdirs
 from actloc_jax.data.synthetic import Settings, write_folder
 from actloc_jax.training import checkpoints
+from tests.bad_input import training_error
 from tests.tiny import tiny_config
 
 
@@ -39,14 +40,8 @@ def _config(root: pathlib.Path | None = None, **fields) -> ConfigDict:
     return config
 
 
-def _training_error(config: ConfigDict, workdir: pathlib.Path) -> str:
-    with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        splits.each(config, workdir, train.train)
-    return str(raised.value)
-
-
 def test_missing_data_folder(tmp_path: pathlib.Path) -> None:
-    said = _training_error(_config(tmp_path / "nowhere"), tmp_path / "run")
+    said = training_error(_config(tmp_path / "nowhere"), tmp_path / "run")
     for part in (str(tmp_path / "nowhere"), "groundTruth/<video>.txt", "zenodo.org/records/3625992", ":demo"):
         assert part in said
 
@@ -61,7 +56,7 @@ def test_all_problems_of_a_data_folder_are_reported_together(folder: pathlib.Pat
     values[3, 7] = np.nan
     np.save(features, values[:, : values.shape[1] // 2])
     (folder / "splits" / "test.split1.bundle").write_text("")
-    said = _training_error(_config(folder), tmp_path / "run")
+    said = training_error(_config(folder), tmp_path / "run")
     assert "'juggle'" in said
     assert "mapping.txt" in said
     assert f"{videos[1]}.npy has {values.shape[1] // 2} frames" in said
@@ -73,7 +68,7 @@ def test_all_problems_of_a_data_folder_are_reported_together(folder: pathlib.Pat
 def test_wrong_feature_width(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     config = _config(folder)
     config.data.update({"feature_dim": 32, "layout": "channels_first"})
-    said = _training_error(config, tmp_path / "run")
+    said = training_error(config, tmp_path / "run")
     assert "64 channels" in said
     assert "expected 32" in said
 
@@ -81,22 +76,22 @@ def test_wrong_feature_width(folder: pathlib.Path, tmp_path: pathlib.Path) -> No
 def test_wrong_number_of_classes(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     config = _config(folder)
     config.data.num_classes = 11
-    assert "8 classes, but config.data.num_classes is 11" in _training_error(config, tmp_path / "run")
+    assert "8 classes, but config.data.num_classes is 11" in training_error(config, tmp_path / "run")
 
 
 def test_unknown_stage_and_condition(tmp_path: pathlib.Path) -> None:
-    assert "stages of TST are diffact, asformer" in _training_error(_config(stages=("tset",)), tmp_path / "a")
+    assert "stages of TST are diffact, asformer" in training_error(_config(stages=("tset",)), tmp_path / "a")
 
 
 def test_stage_without_the_one_before(tmp_path: pathlib.Path) -> None:
-    said = _training_error(_config(stages=("tst",)), tmp_path / "run")
+    said = training_error(_config(stages=("tst",)), tmp_path / "run")
     assert "needs a trained backbone" in said
     assert "--config.tst.backbone_checkpoint" in said
 
 
 def test_unwritable_workdir(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
-    said = _training_error(_config(), tmp_path / "file" / "run")
+    said = training_error(_config(), tmp_path / "file" / "run")
     assert "cannot be written" in said
     assert "choose another folder" in said
 
@@ -124,7 +119,7 @@ def test_full_disk_leaves_the_checkpoint_before(trained: pathlib.Path, tmp_path:
 def test_workdir_of_another_experiment(trained: pathlib.Path) -> None:
     config = _config(stages=("diffact",))
     config.refiner.inner_dim = 16
-    assert "holds a run of another config (different: refiner)" in _training_error(config, trained)
+    assert "holds a run of another config (different: refiner)" in training_error(config, trained)
 
 
 def test_no_checkpoint(tmp_path: pathlib.Path) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from actloc_jax import evaluate, predict, splits, train
+from actloc_jax import evaluate, splits, train
 from actloc_jax.data.synthetic_activities import Settings, write_folder
 from actloc_jax.systems.asot import network
-from actloc_jax.training import checkpoints
 from configs import asot_affinity
+from tests.bad_input import prediction_error, training_error, write_untrained
 from tests.tiny import tiny_asot, tiny_config
 
 
@@ -30,20 +29,11 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     config = splits.of_split(tiny_asot(), "tea")
     params = network.encoder_network(config, 6).init(jax.random.key(0))
     folder = tmp_path_factory.mktemp("untrained") / "model"
-    meta = {
-        "system": "asot", "stage": "asot", "stage_index": 0, "config": config.to_dict(), "sample_rate": 1,
-        "class_names": ["a", "b"], "frame_rate": 15.0, "score": None,
-    }  # fmt: skip
-    checkpoints.save_model(folder, {"params": params, "batch_stats": {}}, meta)
-    return folder
+    return write_untrained(folder, config, "asot", ("a", "b"), params, frame_rate=15.0)
 
 
 def _training_error(root: pathlib.Path, workdir: pathlib.Path, **changes: Any) -> str:
-    config = tiny_asot(data__source="folder", data__root=str(root), **changes)
-    with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        splits.each(config, workdir, train.train)
-    assert not (workdir / "checkpoints").exists() or not list((workdir / "checkpoints").rglob("best"))
-    return str(raised.value)
+    return training_error(tiny_asot(data__source="folder", data__root=str(root), **changes), workdir)
 
 
 def test_missing_data_folder(tmp_path: pathlib.Path) -> None:
@@ -93,12 +83,6 @@ def test_stored_affinities_cannot_be_trained_on(tmp_path: pathlib.Path) -> None:
         splits.each(asot_affinity.get_config(), tmp_path, train.train)
 
 
-def _error_of_prediction(checkpoint: pathlib.Path | None, inputs: pathlib.Path, config: ConfigDict | None) -> str:
-    with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        predict.predict(checkpoint, [str(inputs)], inputs.parent / "out", config=config)
-    return str(raised.value)
-
-
 def test_inputs_that_do_not_fit_the_checkpoint_are_named_together(
     untrained: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -106,7 +90,7 @@ def test_inputs_that_do_not_fit_the_checkpoint_are_named_together(
     inputs.mkdir()
     np.save(inputs / "narrow.npy", np.zeros([50, 40], np.float32))
     np.save(inputs / "infinite.npy", np.full([50, 64], np.inf, np.float32))
-    said = _error_of_prediction(untrained, inputs, None)
+    said = prediction_error(untrained, inputs, out=tmp_path / "out")
     assert "narrow.npy has axes [50, 40]; the checkpoint needs [time, 64]" in said
     assert "infinite.npy" in said
 
@@ -114,16 +98,17 @@ def test_inputs_that_do_not_fit_the_checkpoint_are_named_together(
 def test_checkpoints_of_another_system(untrained: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="checkpoint of system 'asot', but the config is for 'tst'"):
         splits.each(tiny_config(), tmp_path / "run", lambda c, w: evaluate.evaluate(c, w, checkpoint=untrained))
-    said = _error_of_prediction(untrained, tmp_path, tiny_config())
+    said = prediction_error(untrained, tmp_path, out=tmp_path / "out", config=tiny_config())
     assert "checkpoint of system 'asot', but the config is for 'tst'" in said
 
 
 def test_features_need_a_checkpoint(tmp_path: pathlib.Path) -> None:
-    assert "needs --checkpoint" in _error_of_prediction(None, tmp_path, tiny_asot())
+    assert "needs --checkpoint" in prediction_error(None, tmp_path, out=tmp_path / "out", config=tiny_asot())
 
 
 def test_predictions_outside_their_range(untrained: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "inputs").mkdir()
     np.save(tmp_path / "inputs" / "a.npy", np.zeros([50, 64], np.float32))
     config = tiny_asot(decode__epsilon=-1.0)
-    assert "config.decode: epsilon is -1.0" in _error_of_prediction(untrained, tmp_path / "inputs", config)
+    said = prediction_error(untrained, tmp_path / "inputs", out=tmp_path / "out", config=config)
+    assert "config.decode: epsilon is -1.0" in said

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from actloc_jax import evaluate, predict, splits, train
+from actloc_jax import evaluate, splits, train
 from actloc_jax.data.synthetic_detection import CLASSES, Settings, write_folder
 from actloc_jax.systems.fustal import settings
-from actloc_jax.training import checkpoints
+from tests.bad_input import prediction_error, training_error, write_untrained
 from tests.tiny import tiny_config, tiny_fustal
 
 VIDEOS = Settings(train_videos=3, test_videos=2, min_steps=100, max_steps=120)
@@ -34,13 +34,6 @@ def _config(root: pathlib.Path, *stages: str, **changes: Any) -> ConfigDict:
     return config
 
 
-def _error(config: ConfigDict, workdir: pathlib.Path) -> str:
-    with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        splits.each(config, workdir, train.train)
-    assert not list(workdir.rglob("best"))
-    return str(raised.value)
-
-
 def _model(folder: pathlib.Path, stage: str, **changes: Any) -> pathlib.Path:
     """A model folder as a training leaves it, without the training."""
     config = splits.of_split(tiny_fustal(**changes), "1")
@@ -48,19 +41,14 @@ def _model(folder: pathlib.Path, stage: str, **changes: Any) -> pathlib.Path:
         net = settings.generator_network(config, len(CLASSES))
     else:
         net = settings.detector_network(config, settings.detector_sizes(config, len(CLASSES)))
-    meta = {
-        "system": "fustal", "stage": stage, "stage_index": 0, "config": json.loads(config.to_json_best_effort()),
-        "sample_rate": 1, "class_names": list(CLASSES), "frame_rate": 0.0, "score": None,
-    }  # fmt: skip
-    checkpoints.save_model(folder, {"params": net.init(jax.random.key(0)), "batch_stats": {}}, meta)
-    return folder
+    return write_untrained(folder, config, stage, CLASSES, net.init(jax.random.key(0)))
 
 
 # ---------------------------------------------------------------------------------------------------------- the data
 
 
 def test_missing_data_folder(tmp_path: pathlib.Path) -> None:
-    said = _error(_config(tmp_path / "nowhere"), tmp_path / "run")
+    said = training_error(_config(tmp_path / "nowhere"), tmp_path / "run")
     for part in (str(tmp_path / "nowhere"), "annotations.json", "features/", ":demo"):
         assert part in said
 
@@ -70,7 +58,7 @@ def test_videos_without_features_are_counted_and_named(folder: pathlib.Path, tmp
     for path in gone:
         path.unlink()
     for stage in ("generator", "student"):
-        said = _error(_config(folder, stage), tmp_path / "run")
+        said = training_error(_config(folder, stage), tmp_path / "run")
         assert "2 of 3 videos of split 'train' have no features: video_train_001, video_train_002" in said
         assert f"expected for the first: {gone[0]}" in said
 
@@ -80,7 +68,7 @@ def test_annotated_classes_must_be_in_the_class_list(folder: pathlib.Path, tmp_p
     entry = content["database"]["video_train_001"]["annotations"][0]
     entry["label"] = "Golf"
     (folder / "annotations.json").write_text(json.dumps(content))
-    said = _error(_config(folder), tmp_path / "run")
+    said = training_error(_config(folder), tmp_path / "run")
     for part in ("annotations.json", "'Golf'", "video_train_001", "clap"):
         assert part in said
 
@@ -91,7 +79,7 @@ def test_all_problems_of_a_data_folder_are_reported_together(folder: pathlib.Pat
     values[3, 7] = np.nan
     np.save(first, values)
     np.save(second, np.load(second)[:, :32])
-    said = _error(_config(folder), tmp_path / "run")
+    said = training_error(_config(folder), tmp_path / "run")
     assert first.name in said
     assert "NaN" in said
     assert f"{second}: 32 channels (read as [time, channels]), expected 64" in said
@@ -102,7 +90,7 @@ def test_views_with_other_classes_do_not_fit(folder: pathlib.Path, tmp_path: pat
     (other / "classes.txt").write_text("\n".join(reversed(CLASSES)))
     config = _config(folder)
     config.data.generator.root = str(other)
-    said = _error(config, tmp_path / "run")
+    said = training_error(config, tmp_path / "run")
     assert "the views generator and student have other classes" in said
     assert "config.data.classes" in said
 
@@ -120,30 +108,30 @@ def _proposals(folder: pathlib.Path, *videos: str, label: str = "wave", score: f
 
 def _filter_error(folder: pathlib.Path, tmp_path: pathlib.Path, path: pathlib.Path, **changes: Any) -> str:
     config = _config(folder, "filter", filter__proposals=str(path), **changes)
-    said = _error(config, tmp_path / "run")
+    said = training_error(config, tmp_path / "run")
     assert not (tmp_path / "run" / "proposals" / "filtered.json").exists()
     return said
 
 
 def test_stages_say_which_one_they_need(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    said = _error(_config(folder, "proposals"), tmp_path / "run")
+    said = training_error(_config(folder, "proposals"), tmp_path / "run")
     for part in ("checkpoints/generator/best has no generator", "stage=generator", "--config.proposals.checkpoint="):
         assert part in said
-    said = _error(_config(folder, "filter"), tmp_path / "run")
+    said = training_error(_config(folder, "filter"), tmp_path / "run")
     for part in ("proposals/train.json does not exist", "generator and proposals first", "--config.filter.proposals="):
         assert part in said
-    said = _error(_config(folder, "student"), tmp_path / "run")
+    said = training_error(_config(folder, "student"), tmp_path / "run")
     for part in ("proposals/filtered.json does not exist", "run the stage filter first"):
         assert part in said
 
 
 def test_unknown_stages_and_stages_without_features(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    said = _error(_config(folder, "student", "teacher"), tmp_path / "run")
+    said = training_error(_config(folder, "student", "teacher"), tmp_path / "run")
     assert "teacher" in said
     assert "generator, proposals, filter, student" in said
     config = tiny_fustal("tridet_thumos")
     config.stages = ("generator", "student")
-    said = _error(config, tmp_path / "supervised")
+    said = training_error(config, tmp_path / "supervised")
     assert "config.data.generator, which this config does not have; use configs/fustal_thumos.py" in said
 
 
@@ -192,12 +180,6 @@ def test_videos_without_proposals_train_as_background_with_a_warning(
 # ------------------------------------------------------------------------------------------------------- checkpoints
 
 
-def _prediction_error(checkpoint: pathlib.Path, *files: pathlib.Path, config: ConfigDict | None = None) -> str:
-    with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        predict.predict(checkpoint, [str(file) for file in files], checkpoint.parent / "out", config=config)
-    return str(raised.value)
-
-
 @pytest.mark.parametrize("stage", ["generator", "student"])
 def test_inputs_that_do_not_fit_the_checkpoint_are_named_together(stage: str, tmp_path: pathlib.Path) -> None:
     model = _model(tmp_path / "model", stage)
@@ -205,7 +187,7 @@ def test_inputs_that_do_not_fit_the_checkpoint_are_named_together(stage: str, tm
     np.save(narrow, np.zeros([50, 32], np.float32))
     np.save(infinite, np.full([50, 64], np.inf, np.float32))
     np.save(short, np.zeros([1, 64], np.float32))
-    said = _prediction_error(model, narrow, infinite, short)
+    said = prediction_error(model, narrow, infinite, short, out=tmp_path / "out")
     assert f"{narrow} has 32 channels; the checkpoint was trained on 64" in said
     assert str(infinite) in said
     assert f"{short} has 1 rows; expected [time, channels] with at least two" in said
@@ -214,19 +196,19 @@ def test_inputs_that_do_not_fit_the_checkpoint_are_named_together(stage: str, tm
 def test_checkpoints_of_other_features_or_stages(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     narrow = _model(tmp_path / "narrow", "student", data__student__feature_dim=32)
     config = _config(folder, "student", student__labels="annotated", student__checkpoint=str(narrow))
-    said = _error(config, tmp_path / "run")
+    said = training_error(config, tmp_path / "run")
     assert f"{narrow} does not fit this config" in said
     assert "it was trained on features of 32 channels, those here have 64" in said
     config = _config(folder, "proposals", proposals__checkpoint=str(narrow))
-    assert "stage 'student'; expected stage 'generator' of 'fustal'" in _error(config, tmp_path / "run")
+    assert "stage 'student'; expected stage 'generator' of 'fustal'" in training_error(config, tmp_path / "run")
     narrow = _model(tmp_path / "narrow_generator", "generator", data__generator__feature_dim=32)
     config = _config(folder, "proposals", proposals__checkpoint=str(narrow))
-    assert "it was trained on features of 32 channels, those here have 64" in _error(config, tmp_path / "run2")
+    assert "it was trained on features of 32 channels, those here have 64" in training_error(config, tmp_path / "run2")
 
 
 def test_checkpoints_of_another_system_or_of_other_classes(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model = _model(tmp_path / "model", "student")
-    said = _prediction_error(model, folder / "features", config=tiny_config())
+    said = prediction_error(model, folder / "features", out=tmp_path / "out", config=tiny_config())
     assert "checkpoint of system 'fustal', but the config is for 'tst'" in said
     (folder / "classes.txt").write_text("\n".join(reversed(CLASSES)))
     with pytest.raises(ValueError, match="class 0 is 'clap' there and 'climb' here"):
@@ -260,4 +242,4 @@ def test_options_that_cannot_be_used(
 ) -> None:
     config = _config(folder, "generator", "student")
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
-    assert said in _error(config, tmp_path / "run")
+    assert said in training_error(config, tmp_path / "run")

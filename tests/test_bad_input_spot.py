@@ -15,7 +15,8 @@ from actloc_jax import evaluate, inspect, predict, splits, train
 from actloc_jax.data.synthetic_spot import FEATURES, Settings, write_folder
 from actloc_jax.systems.spot import settings, videos
 from actloc_jax.training import checkpoints
-from tests.test_asot_resume import NoEvaluator
+from tests.bad_input import training_error, write_untrained
+from tests.runs import skip_evaluations
 from tests.tiny import tiny_config, tiny_spot
 
 RATIO = "video_info_new_0.8.csv"
@@ -33,13 +34,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A model folder as a training leaves it, without the training."""
     config = splits.of_split(tiny_spot(), "1")
     params = settings.spot_network(config, 2).init(jax.random.key(0))
-    folder = tmp_path_factory.mktemp("untrained") / "model"
-    meta = {
-        "system": "spot", "stage": "finetune", "stage_index": 0, "config": config.to_dict(), "sample_rate": 1,
-        "class_names": ["a", "b"], "frame_rate": 0.0, "score": None,
-    }  # fmt: skip
-    checkpoints.save_model(folder, {"params": params, "batch_stats": {}}, meta)
-    return folder
+    return write_untrained(tmp_path_factory.mktemp("untrained") / "model", config, "finetune", ("a", "b"), params)
 
 
 def _config(root: pathlib.Path, **changes: Any) -> Any:
@@ -48,10 +43,7 @@ def _config(root: pathlib.Path, **changes: Any) -> Any:
 
 
 def _training_error(root: pathlib.Path, workdir: pathlib.Path, **changes: Any) -> str:
-    with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        splits.each(_config(root, **changes), workdir, train.train)
-    assert not (workdir / "checkpoints").exists() or not list((workdir / "checkpoints").rglob("best"))
-    return str(raised.value)
+    return training_error(_config(root, **changes), workdir)
 
 
 def _annotations(folder: pathlib.Path) -> dict[str, Any]:
@@ -158,8 +150,7 @@ def test_an_evaluation_without_a_segment_that_counts(folder: pathlib.Path, tmp_p
 def test_a_constant_channel_trains_without_nan(
     folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(train.evaluate, "Evaluator", NoEvaluator)
-    monkeypatch.setattr(train.evaluate, "evaluate", lambda *arguments, **options: {})
+    skip_evaluations(monkeypatch)
     for path in (folder / "features").iterdir():
         values = np.load(path)
         values[:, 3], values[:, 4] = 0.0, 2.5

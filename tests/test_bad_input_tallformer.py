@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from actloc_jax import evaluate, predict, splits, train
+from actloc_jax import evaluate, splits, train
 from actloc_jax.data.synthetic_video_detection import CLASSES, Settings, write_folder
 from actloc_jax.systems.tallformer import settings, videos
-from actloc_jax.training import checkpoints
+from tests.bad_input import prediction_error, training_error, write_untrained
 from tests.data.video_writing import pictures, write_images, write_video
 from tests.tiny import tiny_config, tiny_tallformer
 
@@ -36,11 +36,9 @@ def _config(root: pathlib.Path, name: str = "tallformer_thumos", **changes: Any)
 
 
 def _error(config: ConfigDict, workdir: pathlib.Path) -> str:
-    with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        splits.each(config, workdir, train.train)
+    said = training_error(config, workdir)
     assert not list(workdir.glob("bank/*.npy"))  # nothing has been computed yet
-    assert not list(workdir.rglob("best"))
-    return str(raised.value)
+    return said
 
 
 def _replace(folder: pathlib.Path, video: str, suffix: str) -> pathlib.Path:
@@ -241,42 +239,31 @@ def _model(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
         "backbone": settings.backbone_network(config).init(jax.random.key(0)),
         "detector": detector.init(jax.random.key(1)),
     }
-    meta = {
-        "system": "tallformer", "stage": "train", "stage_index": 1, "config": json.loads(config.to_json_best_effort()),
-        "sample_rate": 1, "class_names": list(CLASSES), "frame_rate": 0.0, "score": None,
-    }  # fmt: skip
-    checkpoints.save_model(folder, {"params": params, "batch_stats": detector.init_statistics()}, meta)
-    return folder
-
-
-def _prediction_error(checkpoint: pathlib.Path, *inputs: pathlib.Path, config: ConfigDict | None = None) -> str:
-    with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        predict.predict(checkpoint, [str(path) for path in inputs], checkpoint.parent / "out", config=config)
-    assert not (checkpoint.parent / "out").exists()
-    return str(raised.value)
+    statistics = detector.init_statistics()
+    return write_untrained(folder, config, "train", CLASSES, params, batch_stats=statistics, stage_index=1)
 
 
 def test_own_videos_that_cannot_be_predicted_are_named_together(tmp_path: pathlib.Path) -> None:
-    model, inputs = _model(tmp_path / "model", data__fps=0.0), tmp_path / "inputs"
+    model, inputs, out = _model(tmp_path / "model", data__fps=0.0), tmp_path / "inputs", tmp_path / "out"
     inputs.mkdir()
     (inputs / "text.mp4").write_text("no video")
     _audio_only(inputs / "sound.mkv")
     write_images(inputs / "images", pictures(5, 20, 20))
     _film(inputs / "good.mkv")
-    said = _prediction_error(model, inputs)
+    said = prediction_error(model, inputs, out=out)
     assert "3 of 4 videos cannot be read" in said
     assert f"{inputs / 'text.mp4'} cannot be read as a video" in said
     assert f"{inputs / 'sound.mkv'} has no video stream" in said
     assert f"{inputs / 'images'} holds decoded frames, and it is not known how many of them are a second" in said
-    assert f"{inputs / 'nowhere'} does not exist" in _prediction_error(model, inputs / "nowhere")
+    assert f"{inputs / 'nowhere'} does not exist" in prediction_error(model, inputs / "nowhere", out=out)
     with_truth = tiny_tallformer(decode__classifier="truth")
-    said = _prediction_error(model, inputs / "good.mkv", config=with_truth)
+    said = prediction_error(model, inputs / "good.mkv", out=out, config=with_truth)
     assert "classifier=truth takes the classes of videos from their annotation" in said
 
 
 def test_checkpoints_of_another_system_or_of_other_classes(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model = _model(tmp_path / "model")
-    said = _prediction_error(model, folder / "videos", config=tiny_config())
+    said = prediction_error(model, folder / "videos", out=tmp_path / "out", config=tiny_config())
     assert "checkpoint of system 'tallformer', but the config is for 'tst'" in said
     (folder / "classes.txt").write_text("\n".join(reversed(CLASSES)))
     with pytest.raises(ValueError, match="class 0 is 'bounce' there and 'spin' here"):
