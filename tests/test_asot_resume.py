@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pathlib
-from typing import Any
 
-import numpy as np
 import pytest
 
 from actloc_jax import splits, train
-from actloc_jax.layers.functional import flatten
-from actloc_jax.training import checkpoints
+from tests.runs import assert_same_parameters, kill, skip_evaluations, train_steps
 from tests.tiny import tiny_asot
 
 STEPS = 16  # two epochs of 16 videos, two at a time
-
-
-class Killed(BaseException):
-    """Ends a run where it is, as SIGKILL would: nobody catches it."""
-
-
-class NoEvaluator:
-    """In place of evaluations, which have no part in the state of a training."""
-
-    def __init__(self, *arguments: Any) -> None:
-        pass
-
-    def scores(self, *arguments: Any) -> dict[str, dict[str, float]]:
-        """Metrics of nothing."""
-        return {"ASOT": {"MoF": 0.0}}
-
-    rehearse = scores
 
 
 def _train(workdir: pathlib.Path) -> None:
@@ -44,22 +23,11 @@ def test_killed_and_stopped_runs_end_like_an_undisturbed_one(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(train.evaluate, "Evaluator", NoEvaluator)
-    monkeypatch.setattr(train.evaluate, "evaluate", lambda *arguments, **options: {})
+    skip_evaluations(monkeypatch)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     _train(undisturbed)
 
-    flush = train._flush
-
-    def kill(pending: list[Any], *rest: Any) -> Any:
-        if pending[-1][0] == 6:  # after the checkpoint of step 4, before that of step 8
-            raise Killed
-        return flush(pending, *rest)
-
-    monkeypatch.setattr(train, "_flush", kill)
-    with pytest.raises(Killed):
-        _train(disturbed)
-    monkeypatch.setattr(train, "_flush", flush)
+    kill(lambda: _train(disturbed), stage="asot", step=6)  # after the checkpoint of step 4, before that of step 8
 
     asked = []
 
@@ -77,14 +45,5 @@ def test_killed_and_stopped_runs_end_like_an_undisturbed_one(
         "asot: resumed from step 4",
         "asot: resumed from step 10",
     ]
-    expected, _ = checkpoints.load_model(undisturbed / "checkpoints" / "asot" / "best")
-    found, _ = checkpoints.load_model(disturbed / "checkpoints" / "asot" / "best")
-    expected, found = flatten(expected["params"]), flatten(found["params"])
-    assert expected.keys() == found.keys()
-    for path, values in expected.items():
-        np.testing.assert_array_equal(found[path], values, err_msg=path)
-    steps = [
-        [row["step"] for row in map(json.loads, (workdir / "metrics.jsonl").open()) if "train/loss" in row]
-        for workdir in (undisturbed, disturbed)
-    ]
-    assert steps[0] == steps[1] == list(range(1, STEPS + 1))
+    assert_same_parameters(disturbed, undisturbed, "asot")
+    assert train_steps(disturbed) == train_steps(undisturbed) == [("asot", step + 1) for step in range(STEPS)]

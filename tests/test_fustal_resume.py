@@ -7,13 +7,10 @@ import logging
 import pathlib
 from typing import Any
 
-import numpy as np
 import pytest
 
 from actloc_jax import splits, train
-from actloc_jax.layers.functional import flatten
-from actloc_jax.training import checkpoints
-from tests.test_asot_resume import Killed, NoEvaluator
+from tests.runs import assert_same_parameters, kill, skip_evaluations, train_rows, train_steps
 from tests.tiny import tiny_fustal
 
 STEPS = 16  # of each stage; the student's second epoch, from step 8 on, learns from its own average
@@ -32,8 +29,7 @@ def test_killed_runs_end_like_an_undisturbed_one(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(train.evaluate, "Evaluator", NoEvaluator)
-    monkeypatch.setattr(train.evaluate, "evaluate", lambda *arguments, **options: {})
+    skip_evaluations(monkeypatch)
     compiled: dict[str, Any] = {}  # all runs have the same program, compiled once
     compile_step = train._compiled_step
 
@@ -46,35 +42,16 @@ def test_killed_runs_end_like_an_undisturbed_one(
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     _train(undisturbed)
 
-    flush = train._flush
     for stage, step in KILLS:
-
-        def kill(pending: list[Any], of: Any, *rest: Any, stage: str = stage, step: int = step) -> Any:
-            if (of.name, pending[-1][0]) == (stage, step):
-                raise Killed
-            return flush(pending, of, *rest)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(train, "_flush", kill)
-            with pytest.raises(Killed):
-                _train(disturbed)
+        kill(lambda: _train(disturbed), stage=stage, step=step)
     _train(disturbed)
 
     assert [line for line in caplog.messages if "resumed" in line] == RESUMED
     for stage in ("generator", "student"):
-        expected, _ = checkpoints.load_model(undisturbed / "checkpoints" / stage / "best")
-        found, _ = checkpoints.load_model(disturbed / "checkpoints" / stage / "best")
-        expected, found = flatten(expected["params"]), flatten(found["params"])
-        assert expected.keys() == found.keys()
-        for path, values in expected.items():
-            np.testing.assert_array_equal(found[path], values, err_msg=path)
-    logged = [
-        [(row["stage"], row["step"], row["train/loss"]) for row in map(json.loads, lines) if "train/loss" in row]
-        for lines in ((workdir / "metrics.jsonl").open() for workdir in (undisturbed, disturbed))
-    ]
-    assert logged[0] == logged[1]
-    assert [row[:2] for row in logged[0]] == [
-        (stage, step + 1) for stage in ("generator", "student") for step in range(STEPS)
-    ]
+        assert_same_parameters(disturbed, undisturbed, stage)
+    losses = [[row["train/loss"] for row in train_rows(workdir)] for workdir in (undisturbed, disturbed)]
+    assert losses[0] == losses[1]
+    steps = [(stage, step + 1) for stage in ("generator", "student") for step in range(STEPS)]
+    assert train_steps(disturbed) == train_steps(undisturbed) == steps
     proposals = [json.loads((workdir / "proposals/train.json").read_text()) for workdir in (undisturbed, disturbed)]
     assert proposals[0]["results"] == proposals[1]["results"]

@@ -14,12 +14,13 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from etils import epath
 
-from actloc_jax import evaluate, train
+from actloc_jax import train
 from actloc_jax.systems.tallformer.system import SYSTEM
 from actloc_jax.training import checkpoints, sharding
-from tests.test_asot_resume import NoEvaluator
+from tests.runs import skip_evaluations
 from tests.tiny import tiny_tallformer_training
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -68,7 +69,7 @@ def main() -> None:
     """Trains as the command line says."""
     logging.basicConfig(level=logging.INFO, force=True)
     workdir, kind, epochs, *fields = sys.argv[1:]
-    evaluate.evaluate, evaluate.Evaluator = lambda *arguments, **options: {}, NoEvaluator
+    skip_evaluations(pytest.MonkeyPatch())
     changes = {name: ast.literal_eval(value) for name, _, value in (field.partition("=") for field in fields)}
     config = tiny_tallformer_training(
         pathlib.Path(workdir).parent / f"videos_{kind}", kind, train__epochs=int(epochs), **changes

@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-from actloc_jax.layers.functional import flatten
-from actloc_jax.training import checkpoints
+from actloc_jax.training.logging import read_metrics
+from tests.runs import parameters, train_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -33,11 +33,11 @@ config = tiny_asot(asot__batch_size=8, asot__kmeans=False)
 splits.each(config, __import__("etils.epath").epath.Path(sys.argv[1]), train.train)
 """
 FUSTAL_PROGRAM = """
-import sys
-from actloc_jax import evaluate, splits, train
-from tests.test_asot_resume import NoEvaluator
+import sys, pytest
+from actloc_jax import splits, train
+from tests.runs import skip_evaluations
 from tests.tiny import tiny_fustal
-evaluate.evaluate, evaluate.Evaluator = lambda *arguments, **options: {}, NoEvaluator
+skip_evaluations(pytest.MonkeyPatch())
 config = tiny_fustal(student__labels="annotated", student__distil_from=0, student__batch_size=24, eval__select=None)
 config.student.learning_rate = 1e-4
 config.generator.update({"batch_size": 16, "steps": 5, "evaluate_every": 0})
@@ -46,11 +46,11 @@ config.stages = ("generator", "student")
 splits.each(config, __import__("etils.epath").epath.Path(sys.argv[1]), train.train)
 """
 SPOT_PROGRAM = """
-import sys
-from actloc_jax import evaluate, splits, train
-from tests.test_asot_resume import NoEvaluator
+import sys, pytest
+from actloc_jax import splits, train
+from tests.runs import skip_evaluations
 from tests.tiny import tiny_spot
-evaluate.evaluate, evaluate.Evaluator = lambda *arguments, **options: {}, NoEvaluator
+skip_evaluations(pytest.MonkeyPatch())
 config = tiny_spot(eval__select=None, train__log_steps=1, pretrain__epochs=2)
 config.pretrain.learning_rate = config.finetune.learning_rate = 1e-4
 config.stages = ("pretrain", "finetune")
@@ -71,9 +71,7 @@ def _train(workdir: pathlib.Path, devices: int, program: str = PROGRAM) -> None:
 def test_eight_devices_train_and_predict_like_one(tmp_path: pathlib.Path) -> None:
     _train(tmp_path / "one", 1)
     _train(tmp_path / "eight", 8)
-    one, _ = checkpoints.load_model(tmp_path / "one" / "checkpoints" / "diffact" / "best")
-    eight, _ = checkpoints.load_model(tmp_path / "eight" / "checkpoints" / "diffact" / "best")
-    expected, found = flatten(one["params"]), flatten(eight["params"])
+    expected, found = (parameters(tmp_path / name, "diffact") for name in ("one", "eight"))
     for path, values in expected.items():
         if path.endswith(("conv/bias", "att_v/bias")):
             continue  # an instance norm follows: their gradient is rounding noise, which Adam scales to a full step
@@ -88,12 +86,10 @@ def test_eight_devices_train_and_evaluate_asot_like_one(tmp_path: pathlib.Path) 
     runs = {"one": 1, "eight": 8}
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: _train(tmp_path / name, runs[name], ASOT_PROGRAM), runs))
-    models = [checkpoints.load_model(tmp_path / name / "checkpoints" / "asot" / "best") for name in runs]
-    expected, found = (flatten(model["params"]) for model, _ in models)
+    expected, found = (parameters(tmp_path / name, "asot") for name in runs)
     for path, values in expected.items():
         np.testing.assert_allclose(found[path], values, atol=1e-4, err_msg=path)
-    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in runs]
-    expected, found = ([json.loads(row) for row in lines if "ASOT/MoF" in row] for lines in rows)
+    expected, found = ([row for row in read_metrics(tmp_path / name) if "ASOT/MoF" in row] for name in runs)
     assert [row["step"] for row in expected] == [row["step"] for row in found] == [4]
     assert abs(found[0]["ASOT/loss"] - expected[0]["ASOT/loss"]) < 1e-3
     assert abs(found[0]["ASOT/MoF"] - expected[0]["ASOT/MoF"]) < 0.5
@@ -106,12 +102,10 @@ def test_eight_devices_train_fustal_like_one(tmp_path: pathlib.Path) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: _train(tmp_path / name, runs[name], FUSTAL_PROGRAM), runs))
     for stage in ("generator", "student"):
-        models = [checkpoints.load_model(tmp_path / name / "checkpoints" / stage / "best") for name in runs]
-        expected, found = (flatten(model["params"]) for model, _ in models)
+        expected, found = (parameters(tmp_path / name, stage) for name in runs)
         for path, values in expected.items():
             np.testing.assert_allclose(found[path], values, atol=1e-5, err_msg=path)
-    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in runs]
-    expected, found = ([json.loads(row) for row in lines if "train/loss" in row] for lines in rows)
+    expected, found = (train_rows(tmp_path / name) for name in runs)
     assert len(expected) == 5 + 6
     for before, after in zip(expected, found, strict=True):
         assert (before["stage"], before["step"]) == (after["stage"], after["step"])
@@ -126,12 +120,10 @@ def test_eight_devices_train_spot_like_one(tmp_path: pathlib.Path) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: _train(tmp_path / name, runs[name], SPOT_PROGRAM), runs))
     for stage in ("pretrain", "finetune"):
-        models = [checkpoints.load_model(tmp_path / name / "checkpoints" / stage / "best") for name in runs]
-        expected, found = (flatten(model["params"]) for model, _ in models)
+        expected, found = (parameters(tmp_path / name, stage) for name in runs)
         for path, values in expected.items():
             np.testing.assert_allclose(found[path], values, atol=1e-5, err_msg=path)
-    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in runs]
-    expected, found = ([row for row in map(json.loads, lines) if "train/loss" in row] for lines in rows)
+    expected, found = (train_rows(tmp_path / name) for name in runs)
     assert [row["stage"] for row in expected] == [row["stage"] for row in found] == ["pretrain"] * 6 + ["finetune"] * 6
     for row, other in zip(expected, found, strict=True):
         for name in (name for name in row if name.startswith("train/")):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pathlib
 import signal
-import time
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from actloc_jax.training.logging import read_metrics
 from tests.distributed.tallformer_runs import state_of
-from tests.distributed.test_two_processes import Job
+from tests.jobs import Job
+from tests.runs import train_steps
 from tests.tiny import tiny_tallformer_training
 
 STEPS = 24  # of two windows of seven videos: four an epoch, the last one with a video again
@@ -48,10 +47,6 @@ def tiny_demo() -> ConfigDict:
     return tallformer_thumos.get_config("demo")
 
 
-def _steps(workdir: pathlib.Path) -> list[int]:
-    return [row["step"] for row in read_metrics(workdir) if "train/loss" in row]
-
-
 @pytest.mark.slow
 def test_a_killed_process_and_a_stopped_one_leave_the_same_end(tmp_path: pathlib.Path) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
@@ -59,18 +54,17 @@ def test_a_killed_process_and_a_stopped_one_leave_the_same_end(tmp_path: pathlib
     options = ("--config=configs/tallformer_thumos.py:demo", *_flags(config))
 
     def start(workdir: pathlib.Path) -> Job:
-        said = tmp_path / "said" / str(time.monotonic_ns())
-        return Job(*options, f"--workdir={workdir}", folder=said, cache=tmp_path / "cache")
+        return Job(*options, f"--workdir={workdir}", folder=tmp_path / "said", cache=tmp_path / "cache")
 
     said = start(undisturbed).finish()
     assert ["features of 4 of 4 videos" in said[0], "features of 3 of 3 videos" in said[1]] == [True, True]
 
-    codes = start(disturbed).signal_when(lambda: len(_steps(disturbed)) >= 6, signal.SIGKILL, to=1)
+    codes = start(disturbed).signal_when(lambda: len(train_steps(disturbed)) >= 6, signal.SIGKILL, to=1)
     assert codes[1] == -signal.SIGKILL
     assert codes[0] != 0, "the other one cannot go on alone"
     filled = {path.name: path.stat().st_mtime_ns for path in (disturbed / "bank").glob("*.npy")}
     job = start(disturbed)
-    codes = job.signal_when(lambda: len(_steps(disturbed)) >= 14, signal.SIGTERM, to=1)
+    codes = job.signal_when(lambda: len(train_steps(disturbed)) >= 14, signal.SIGTERM, to=1)
     assert codes == [143, 143]
     said = job.outputs()
     assert "stopped by a signal to another process in stage train" in said[0]
@@ -85,4 +79,4 @@ def test_a_killed_process_and_a_stopped_one_leave_the_same_end(tmp_path: pathlib
     assert found.keys() == expected.keys()
     for path, values in expected.items():
         np.testing.assert_array_equal(found[path], values, err_msg=path)
-    assert _steps(disturbed) == _steps(undisturbed) == list(range(1, STEPS + 1))
+    assert train_steps(disturbed) == train_steps(undisturbed) == [("train", step + 1) for step in range(STEPS)]
