@@ -223,9 +223,11 @@ class _AboveBars:
     """Standard error, written to above the progress bars."""
 
     def write(self, text: str) -> None:
+        """Writes text that ends a line."""
         tqdm.tqdm.write(text, file=sys.stderr, end="")
 
     def flush(self) -> None:
+        """Writes out what is buffered."""
         sys.stderr.flush()
 
 
