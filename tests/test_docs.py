@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pathlib
 import re
+from collections.abc import Iterator
 
 import pytest
+from ml_collections import ConfigDict
+
+from actloc_jax import modes
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,6 +41,51 @@ def test_commands_name_configs_arguments_and_fields_that_exist(page: pathlib.Pat
             for part in field.split("."):
                 assert part in node, f"{page.name}: {field}"
                 node = node[part]
+
+
+@functools.cache
+def _fields() -> set[str]:
+    """Fields and groups of all configs, with dots."""
+
+    def within(group: ConfigDict, prefix: str) -> Iterator[str]:
+        for name in group:
+            yield prefix + name
+            if isinstance(group[name], ConfigDict):
+                yield from within(group[name], f"{prefix}{name}.")
+
+    configs = [importlib.import_module(f"configs.{path.stem}") for path in ROOT.glob("configs/[!c]*.py")]
+    return {field for config in configs for field in within(config.get_config(), "")}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name not in ("architecture.md", "convert.md")],  # name functions and parameters
+    ids=lambda page: page.name,
+)
+def test_fields_that_are_named_alone_exist_in_a_config(page: pathlib.Path) -> None:
+    groups = {field.split(".")[0] for field in _fields()}
+    named = re.findall(r"`(?:config\.)?([a-z_]+(?:\.[a-z_]+)+)(?:=[^`]*)?`", page.read_text())
+    unknown = [field for field in named if field.split(".")[0] in groups and field not in _fields()]
+    modules = [field for field in unknown if (ROOT / "actloc_jax" / f"{field.replace('.', '/')}.py").exists()]
+    assert sorted(set(unknown) - set(modules)) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_use_modes_and_flags_that_exist_and_go_together(page: pathlib.Path) -> None:
+    for command in re.findall(r"python -m actloc_jax\.main ([^\n`|]*)", page.read_text()):
+        given = dict(re.findall(r"--(\w+)(?:=(\S+))?", re.sub(r"--config\.\S+", "", command)))
+        mode = given.get("mode", "train")
+        if "<" in mode:
+            continue
+        assert mode in modes.MODES, command
+        modes.refuse_others(mode, given)
+        known = {flag for other in modes.MODES.values() for flag in other.flags} | {*modes.EVERYWHERE, "help"}
+        assert given.keys() <= known, command
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_every_page_can_be_reached_from_the_readme(page: pathlib.Path) -> None:
+    assert f"docs/{page.name}" in (ROOT / "README.md").read_text()
 
 
 def test_the_readme_s_python_example_shows_what_it_is_there_to_show(capsys: pytest.CaptureFixture[str]) -> None:
