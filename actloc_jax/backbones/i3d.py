@@ -201,7 +201,14 @@ class I3D(nnx.Module):
         return self.outputs(windows).features
 
     def outputs(self, windows: jax.Array) -> I3DOutput:
-        """Features, what they are the mean of, and logits; arguments as of `__call__`."""
+        """Features, what they are the mean of, and logits.
+
+        Args:
+            windows: [batch, time, height, width, in_channels], as of `__call__`.
+
+        Raises:
+            ValueError: windows that are too small.
+        """
         x = self._last(windows)
         _, time, height, width, _ = x.shape
         if (height, width) != POOL[1:] or time < POOL[0]:

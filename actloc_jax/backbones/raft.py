@@ -290,11 +290,11 @@ class UpdateBlock(nnx.Module):
         self.is_separable = not sizes.bottleneck
 
     def prepared(self, context: jax.Array) -> list[Gates]:
-        """`ConvGru.prepared` of every unit."""
+        """`ConvGru.prepared` of every unit, of [pairs, height, width, context]."""
         return [unit.prepared(context) for unit in self._units()]
 
     def recur(self, state: jax.Array, motion: jax.Array, gates: list[Gates]) -> jax.Array:
-        """The next state."""
+        """The next state, [pairs, height, width, hidden], from the last one and [pairs, height, width, motion]."""
         for unit, each in zip(self._units(), gates, strict=True):
             state = unit(state, motion, each)
         return state
@@ -304,7 +304,7 @@ class UpdateBlock(nnx.Module):
         return self.flow_head(state).astype(jnp.float32)
 
     def mask(self, state: jax.Array) -> jax.Array:
-        """The logits of `actloc_jax.ops.flow_fields.upsampled_convex`; scaled down as published."""
+        """The logits of `flow_fields.upsampled_convex`, [pairs, height, width, 9 * 64], scaled down as published."""
         return 0.25 * self.mask_head(state)
 
     def _units(self) -> list[ConvGru]:

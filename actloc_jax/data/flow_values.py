@@ -12,7 +12,7 @@ BOUND = 20.0
 
 
 def shared_levels(flow: np.ndarray) -> np.ndarray:
-    """Levels 0 to 256, float32: no motion is 128, `BOUND` is 256, one more than a byte holds.
+    """Levels 0 to 256, float32 of the same shape: no motion is 128, `BOUND` is 256, one more than a byte holds.
 
     Source: `v-iashin/video_features:models/transforms.py`.
     """
@@ -20,7 +20,10 @@ def shared_levels(flow: np.ndarray) -> np.ndarray:
 
 
 def image_levels(flow: np.ndarray) -> np.ndarray:
-    """Levels 0 to 255, uint8, as tools for TSN store flow as images; no motion lies between 127 and 128: 128."""
+    """Levels 0 to 255, uint8 of the same shape, as tools for TSN store flow as images.
+
+    No motion lies between 127 and 128: 128.
+    """
     flow = flow.astype(np.float64)
     levels = np.rint(255 * (flow + BOUND) / (2 * BOUND))
     return np.where(flow <= -BOUND, 0, np.where(flow >= BOUND, 255, levels)).astype(np.uint8)
@@ -32,5 +35,8 @@ def from_levels(levels: np.ndarray) -> np.ndarray:
 
 
 def divided(flow: np.ndarray) -> np.ndarray:
-    """Cut and divided by `BOUND`, float32: no motion is 0 (MS-TCN). Source: `ahsaniqbal/Kinetics-FeatureExtractor`."""
+    """Cut and divided by `BOUND`, float32 of the same shape: no motion is 0 (MS-TCN).
+
+    Source: `ahsaniqbal/Kinetics-FeatureExtractor`.
+    """
     return np.clip(flow.astype(np.float32), -BOUND, BOUND) / np.float32(BOUND)

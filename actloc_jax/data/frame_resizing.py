@@ -22,7 +22,7 @@ def pillow_edge(picture: np.ndarray, size: int, *, edge: str = "shorter") -> np.
     Source: `v-iashin/video_features:models/transforms.py`.
 
     Args:
-        picture: uint8 RGB.
+        picture: [height, width, 3] uint8 RGB.
         size: pixels.
         edge: "shorter" or "longer".
     """
@@ -37,7 +37,10 @@ def pillow_edge(picture: np.ndarray, size: int, *, edge: str = "shorter") -> np.
 
 
 def pillow_lanczos(picture: np.ndarray, size: int) -> np.ndarray:
-    """Lanczos to a square, the aspect ratio not kept (the mode `resize` of THUMOS14's extractor); uint8 RGB."""
+    """Lanczos to a square, the aspect ratio not kept (the mode `resize` of THUMOS14's extractor).
+
+    [height, width, 3] uint8 RGB to [size, size, 3].
+    """
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS))
 
 

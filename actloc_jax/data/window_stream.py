@@ -112,7 +112,7 @@ class _FieldMaker:
         self._first = 0
 
     def add(self, number: int, frame: np.ndarray, *, final: bool) -> dict[int, np.ndarray]:
-        """Takes the next frame and gives the fields that are complete, by number."""
+        """Takes the next frame [height, width, 3]; gives the fields [height, width, 2] that are complete, by number."""
         if not self._waiting:
             self._first = number
         self._waiting.append(frame)

@@ -47,7 +47,7 @@ def _halved(x: jax.Array) -> jax.Array:
 
 
 def padded(maps: list[jax.Array], radius: int) -> list[jax.Array]:
-    """The levels of a pyramid with the zeros around them that `windows` needs."""
+    """The levels of a pyramid, [pairs, queries, height / 2^k, width / 2^k], with the zeros that `windows` needs."""
     margin = 2 * radius + 2
     return [jnp.pad(level, [(0, 0), (0, 0), (margin, margin), (margin, margin)]) for level in maps]
 
