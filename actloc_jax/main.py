@@ -32,6 +32,9 @@ _INPUTS = flags.DEFINE_list("inputs", [], "predict: files or folders, separated 
 _SWEEP = flags.DEFINE_string(
     "sweep", "", "train, evaluate: run once for each value of a field: transport.radius=0.02,0.04."
 )
+_LENGTHS = flags.DEFINE_list("lengths", [], "export: steps of time to compile for; default: what suits the system.")
+_BATCH = flags.DEFINE_integer("batch", 1, "export: videos (TALLFormer: windows) per call.")
+_PLATFORMS = flags.DEFINE_list("platforms", ["cpu", "cuda", "tpu"], "export: where the program is to run.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "When a run fails, also show where in the code it did.")
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -113,7 +116,7 @@ def _print_options() -> int:
 def _run() -> int:
     from etils import epath
 
-    from actloc_jax import inspect, predict, splits, sweep, train
+    from actloc_jax import export, inspect, predict, splits, sweep, train
     from actloc_jax.evaluate import evaluate
 
     config = _CONFIG.value
@@ -122,6 +125,12 @@ def _run() -> int:
             raise ValueError("--mode=predict needs --inputs=<feature files or folders>.")
         checkpoint = _CHECKPOINT.value or _WORKDIR.value
         predict.predict(checkpoint, _INPUTS.value, _WORKDIR.value or "runs/predictions", config=config)
+        return 0
+    if _MODE.value == "export":
+        export.export(
+            _CHECKPOINT.value or _WORKDIR.value, _WORKDIR.value or "runs/exported", config=config,
+            lengths=_numbers("lengths", _LENGTHS.value), batch_size=_BATCH.value, platforms=_PLATFORMS.value,
+        )  # fmt: skip
         return 0
     if config is None:
         raise ValueError("--config is needed, for example --config=configs/tst_gtea.py:demo (see the folder configs/).")
@@ -146,6 +155,12 @@ def _run() -> int:
     else:
         run(config, workdir)
     return 0
+
+
+def _numbers(flag: str, words: list[str]) -> list[int]:
+    if not all(word.isdigit() for word in words):
+        raise ValueError(f"--{flag}={','.join(words)} must be whole numbers, separated by commas.")
+    return [int(word) for word in words]
 
 
 if __name__ == "__main__":

@@ -55,6 +55,12 @@ MODES: dict[str, Mode] = {
         ("config", "workdir"),
         ("--mode=inspect --config=configs/tst_gtea.py",),
     ),
+    "export": Mode(
+        "Writes the inference function of a checkpoint as StableHLO, with its parameters, a description and a script "
+        "that runs it without this package.",
+        ("checkpoint", "workdir", "config", "lengths", "batch", "platforms"),
+        ("--mode=export --checkpoint=runs/gtea_1 --workdir=out --platforms=cpu,cuda",),
+    ),
     "options": Mode(
         "Prints the arguments and all fields of a config: value, type and what the file says of it.",
         ("config",),

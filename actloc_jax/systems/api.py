@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +27,51 @@ class EvalBatch:
     rows: Sequence[Any]
 
 
+class Input(NamedTuple):
+    """An array that a predictor takes.
+
+    Attributes:
+        axes: size by name of the axis, in order; None where it is free, for `batch` and `time`.
+        dtype: of its values.
+    """
+
+    axes: Mapping[str, int | None]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The arrays that `Predictor.predict` needs, for whoever compiles it without a video at hand.
+
+    Attributes:
+        arrays: by name; `mask` and `index` are filled in where they are not given.
+        lengths: usual sizes of the axis `time`; empty where it is not free.
+        least, multiple: a size of the axis `time` is at least this, and a multiple of that.
+        complete: `arrays -> arrays`, adds those that follow from the others; traceable.
+    """
+
+    arrays: Mapping[str, Input]
+    lengths: tuple[int, ...] = ()
+    least: int = 1
+    multiple: int = 1
+    complete: Callable[[Batch], Batch] = lambda arrays: arrays
+
+    def shapes(self, batch: int, time: int | None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes at one size of the free axes."""
+        free = {"batch": batch, "time": time}
+        return {
+            name: jax.ShapeDtypeStruct([size or free[axis] for axis, size in array.axes.items()], array.dtype)
+            for name, array in self.arrays.items()
+        }
+
+
+def feature_inputs(channels: int, *others: str) -> dict[str, Input]:
+    """`features` [batch, time, channels] and those of `mask` [batch, time] and `index` [batch] that are named."""
+    known = {"mask": Input({"batch": None, "time": None}, "bool"), "index": Input({"batch": None}, "int32")}
+    features = Input({"batch": None, "time": None, "channels": channels}, "float32")
+    return {"features": features} | {name: known[name] for name in others}
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictor:
     """From a model to results.
@@ -36,11 +81,13 @@ class Predictor:
         predict: `(model, batch arrays, key) -> dict of arrays [batch, ...]`; pure, jitted by the caller.
         decode: `(outputs as numpy, rows) -> {source name: results}`; the first name is the system's own answer, others
             (a backbone's answer, single votes) are for comparison.
+        inputs: the batch arrays that `predict` reads; None where they do not come from a user's features or frames.
     """
 
     batches: Callable[[Sequence[Any]], Iterator[EvalBatch]]
     predict: Callable[[Any, Batch, jax.Array], dict[str, jax.Array]]
     decode: Callable[[dict[str, np.ndarray], Sequence[Any]], dict[str, list[Result]]]
+    inputs: Inputs | None = None
 
 
 @dataclasses.dataclass(frozen=True)

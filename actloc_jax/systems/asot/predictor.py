@@ -16,12 +16,13 @@ from actloc_jax.data.samples import Record, Sample
 from actloc_jax.layers.functional import Network
 from actloc_jax.ops import transport
 from actloc_jax.results.types import FrameLabels
-from actloc_jax.systems.api import EvalBatch, Predictor
+from actloc_jax.systems.api import EvalBatch, Inputs, Predictor, feature_inputs
 from actloc_jax.systems.asot import losses, network, settings
 from actloc_jax.systems.video_batches import video_batches as batches_of_videos
 from actloc_jax.training.state import Batch
 
 SHOWN_FRAMES = 256  # of a video, whose embeddings are kept for figures
+LENGTHS = (1024, 4096)  # frames, of exported programs
 OWN, NEAREST = "ASOT", "nearest cluster"
 
 
@@ -53,7 +54,8 @@ def encoder_predictor(config: ConfigDict, net: Network, *, with_loss: bool = Fal
             outputs["loss"] = jnp.sum(frame_losses, axis=1) / lengths
         return outputs
 
-    return Predictor(lambda source: video_batches(config, source), predict, _results)
+    inputs = Inputs(feature_inputs(config.data.feature_dim, "mask"), lengths=LENGTHS)
+    return Predictor(lambda source: video_batches(config, source), predict, _results, inputs)
 
 
 def affinity_predictor(config: ConfigDict) -> Predictor:

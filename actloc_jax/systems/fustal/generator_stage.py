@@ -22,7 +22,15 @@ from actloc_jax.layers.dropout import keep_masks
 from actloc_jax.layers.functional import Network
 from actloc_jax.ops import nms
 from actloc_jax.results.types import ScoredSegments
-from actloc_jax.systems.api import Dataset, EvalBatch, JobStage, Predictor, TrainStage
+from actloc_jax.systems.api import (
+    Dataset,
+    EvalBatch,
+    Inputs,
+    JobStage,
+    Predictor,
+    TrainStage,
+    feature_inputs,
+)
 from actloc_jax.systems.fustal import generator, generator_losses, settings, warm_start
 from actloc_jax.systems.fustal.proposals import propose
 from actloc_jax.systems.runner import Runner
@@ -152,7 +160,8 @@ def generator_predictor(config: ConfigDict, net: Network, num_classes: int) -> P
             found.append(ScoredSegments(row.video, segments, made.labels[kept], made.scores[kept]))
         return {"generator": found}
 
-    return Predictor(batches, predict, decode)
+    inputs = Inputs(feature_inputs(config.data.generator.feature_dim, "mask"), lengths=(config.generator.snippets,))
+    return Predictor(batches, predict, decode, inputs)
 
 
 def seconds_before(grid: Grid) -> float:

@@ -19,12 +19,14 @@ from actloc_jax.data.json_files import read_json
 from actloc_jax.data.samples import Record, Sample
 from actloc_jax.layers.functional import Network
 from actloc_jax.results.types import ScoredSegments
-from actloc_jax.systems.api import EvalBatch, Predictor
+from actloc_jax.systems.api import EvalBatch, Inputs, Predictor, feature_inputs
 from actloc_jax.systems.fustal import postprocess, settings
 from actloc_jax.systems.fustal.decode import Candidates, decode
 from actloc_jax.systems.fustal.points import make_points
 from actloc_jax.systems.video_batches import video_batches
 from actloc_jax.training.state import Batch
+
+LONGER = 4  # lengths of exported programs: that of the training, and of videos that are as much longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,21 @@ def student_predictor(config: ConfigDict, net: Network, sizes: DetectorSizes) ->
                 )  # fmt: skip
         return {"student": found}
 
-    return Predictor(batches, predict, decoded)
+    def complete(arrays: Batch) -> Batch:
+        seen = jnp.sum(arrays["mask"], axis=1, dtype=jnp.int32)
+        if config.quirks.padding_is_seen:  # as `published_length`
+            multiple = sizes.length_multiple
+            seen = jnp.where(seen <= sizes.max_length, sizes.max_length, -(-seen // multiple) * multiple)
+        return {**arrays, "seen": seen}
+
+    inputs = Inputs(
+        feature_inputs(sizes.input_dim, "mask"),
+        lengths=(sizes.max_length, LONGER * sizes.max_length),
+        least=sizes.max_length if config.quirks.padding_is_seen else 1,
+        multiple=sizes.length_multiple,
+        complete=complete,
+    )
+    return Predictor(batches, predict, decoded, inputs)
 
 
 def _video_scores(path: str, num_classes: int) -> Mapping[str, Any] | None:

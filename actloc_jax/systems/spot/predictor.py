@@ -13,7 +13,7 @@ from actloc_jax.data.samples import Record, Sample
 from actloc_jax.data.spot_files import VideoScore
 from actloc_jax.layers.functional import Network
 from actloc_jax.results.types import ScoredSegments
-from actloc_jax.systems.api import EvalBatch, Predictor
+from actloc_jax.systems.api import EvalBatch, Input, Inputs, Predictor
 from actloc_jax.systems.spot import decode, settings
 from actloc_jax.systems.video_batches import video_batches
 from actloc_jax.training.state import Batch
@@ -58,7 +58,8 @@ def spot_predictor(config: ConfigDict, net: Network, scores: Mapping[str, VideoS
         external = None if scores is None else _scores_of(names, scores)
         return {"SPOT": decode.detections(names, durations, found, steps, chosen, external)}
 
-    return Predictor(batches, predict, decoded)
+    features = Input({"batch": None, "time": steps, "channels": config.data.feature_dim}, "float32")
+    return Predictor(batches, predict, decoded, Inputs({"features": features}))
 
 
 def _part() -> int | None:

@@ -18,7 +18,7 @@ from actloc_jax.data.video_clips import evaluation_clip
 from actloc_jax.layers.functional import Network, united
 from actloc_jax.ops import video_frames
 from actloc_jax.results.types import ScoredSegments
-from actloc_jax.systems.api import EvalBatch, Predictor
+from actloc_jax.systems.api import EvalBatch, Input, Inputs, Predictor
 from actloc_jax.systems.tallformer import afsd_decode, anchor_decode, chunk_training, settings
 from actloc_jax.systems.tallformer.anchor_decode import Candidates, Window
 from actloc_jax.systems.tallformer.completion import SLOW_BACKBONE
@@ -114,7 +114,10 @@ def tallformer_predictor(
         ]
         return {NAME: [result for result in found if result is not None]}
 
-    return Predictor(batches, predict, decode)
+    picture = {"height": size.crop[0], "width": size.crop[1], "colours": 3}
+    chunks = {"batch": None, "chunks": size.chunks, "frames": size.chunk}
+    inputs = Inputs({"frames": Input({**chunks, **picture}, "uint8"), "frame_mask": Input(chunks, "bool")})
+    return Predictor(batches, predict, decode, inputs)
 
 
 def _features(config: ConfigDict, backbone: Network) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:

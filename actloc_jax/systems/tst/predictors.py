@@ -16,7 +16,7 @@ from actloc_jax.layers.functional import Network
 from actloc_jax.ops import labels as label_ops
 from actloc_jax.ops.boundary_refinement import refine_with_boundaries
 from actloc_jax.results.types import FrameLabels
-from actloc_jax.systems.api import EvalBatch, Predictor
+from actloc_jax.systems.api import EvalBatch, Inputs, Predictor, feature_inputs
 from actloc_jax.systems.tst import adapters, inference
 from actloc_jax.systems.tst.capacity import CAPACITIES
 from actloc_jax.systems.tst.videos import FILES, Row, prediction_batches
@@ -24,6 +24,7 @@ from actloc_jax.training.state import Batch
 
 log = logging.getLogger(__name__)
 
+LENGTHS = (1024, 4096)  # frames, of exported programs
 PUBLISHED_SEED_STEP = 111  # the published votes are over the seeds 1, 112, 223, ...
 
 
@@ -85,7 +86,7 @@ def tst_predictor(config: ConfigDict, adapter: adapters.Adapter, refiner: Networ
                 results.setdefault(name, []).append(FrameLabels(video, result.astype(np.int32), confidence))
         return results
 
-    return Predictor(lambda source: _batches(config, source, offsets), predict, decode)
+    return Predictor(lambda source: _batches(config, source, offsets), predict, decode, _inputs(config, "mask"))
 
 
 def diffact_predictor(config: ConfigDict, adapter: adapters.Adapter) -> Predictor:
@@ -120,7 +121,8 @@ def diffact_predictor(config: ConfigDict, adapter: adapters.Adapter) -> Predicto
             results.append(FrameLabels(video, labels.astype(np.int32), _to_length(confidence, len(labels))))
         return {"DiffAct": results}
 
-    return Predictor(lambda source: _batches(config, source, tuple(offsets[mode])), predict, decode)
+    inputs = _inputs(config, "mask", "index")
+    return Predictor(lambda source: _batches(config, source, tuple(offsets[mode])), predict, decode, inputs)
 
 
 def frame_predictor(config: ConfigDict, adapter: adapters.Adapter, name: str) -> Predictor:
@@ -153,7 +155,14 @@ def frame_predictor(config: ConfigDict, adapter: adapters.Adapter, name: str) ->
             results.append(FrameLabels(row.video, full.astype(np.int32), _full_rate(config, [row], [confidence])))
         return {name: results}
 
-    return Predictor(lambda source: _batches(config, source, (0,)), predict, decode)
+    return Predictor(lambda source: _batches(config, source, (0,)), predict, decode, _inputs(config, "mask"))
+
+
+def _inputs(config: ConfigDict, *others: str) -> Inputs | None:
+    """Features of every n-th frame; None for a backbone that has run elsewhere."""
+    if config.backbone.kind == FILES:
+        return None
+    return Inputs(feature_inputs(config.data.feature_dim, *others), lengths=LENGTHS)
 
 
 def _batches(config: ConfigDict, source: Any, offsets: tuple[int, ...]) -> Iterator[EvalBatch]:
