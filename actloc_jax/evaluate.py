@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax import systems, workdirs
-from actloc_jax.results import RESULTS
+from actloc_jax.results import RESULTS, pages
 from actloc_jax.results.types import Result
 from actloc_jax.systems import api
 from actloc_jax.systems.runner import Runner
@@ -69,6 +69,7 @@ def evaluate(
     *,
     checkpoint: epath.PathLike | None = None,
     predictions: epath.PathLike | None = None,
+    videos: Sequence[epath.PathLike] = (),
     dataset: api.Dataset | None = None,
     earlier: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -80,6 +81,7 @@ def evaluate(
         checkpoint: a model folder or another workdir.
         predictions: a results file or folder of the task's format, to evaluate instead of a checkpoint; no features
             are needed then.
+        videos: files or folders of the videos, to be shown in their pages.
         dataset: given by the training loop, which has checked it.
         earlier: scores of earlier stages, given by the training loop, for the table.
 
@@ -93,7 +95,7 @@ def evaluate(
     workdir = epath.Path(workdir)
     system = systems.of(config)
     if predictions is not None:
-        return _evaluate_predictions(system, config, epath.Path(predictions), workdir)
+        return _evaluate_predictions(system, config, epath.Path(predictions), workdir, pages.find_videos(videos))
     folder = checkpoints.find_model(checkpoint or workdir, config.get("stages", ()))
     model, meta = checkpoints.load_model(folder)
     workdirs.check_system(meta, config.system, folder)
@@ -113,12 +115,12 @@ def evaluate(
     if jax.process_index() == 0:
         references = {**workdirs.paper_numbers(config), "chance": dataset.chance(config.data.test_split)}
         references = {**(earlier or {}), **references}
-        _publish(system, config, dataset, results, metrics, references, workdir)
+        _publish(system, config, dataset, results, metrics, references, workdir, pages.find_videos(videos))
     return metrics
 
 
 def _evaluate_predictions(
-    system: api.System, config: ConfigDict, path: epath.Path, workdir: epath.Path
+    system: api.System, config: ConfigDict, path: epath.Path, workdir: epath.Path, media: Mapping[str, epath.Path]
 ) -> dict[str, dict[str, float]]:
     """`evaluate` of results that were predicted before, here or elsewhere."""
     workdirs.prepare(workdir, config)
@@ -143,7 +145,7 @@ def _evaluate_predictions(
     metrics = _scores(task, dataset, {source: found}, config.data.test_split, config.eval)
     if jax.process_index() == 0:
         references = {**workdirs.paper_numbers(config), "chance": dataset.chance(config.data.test_split)}
-        _publish(system, config, dataset, results, metrics, references, workdir)
+        _publish(system, config, dataset, results, metrics, references, workdir, media)
     return metrics
 
 
@@ -155,26 +157,37 @@ def _publish(
     metrics: dict[str, dict[str, float]],
     references: dict[str, dict[str, float]],
     workdir: epath.Path,
+    media: Mapping[str, epath.Path],
 ) -> None:
-    """Writes what a user looks at: prediction files, evaluation.json, figures and the report; prints the table."""
+    """Writes what a user looks at: prediction files, evaluation.json, figures, report, pages; prints the table."""
     task = RESULTS[system.task]
     source = next(iter(results))
     task.write(results[source], dataset.class_names, workdir / "predictions")
     log.info("predictions of %d videos: %s", len(results[source]), workdir / "predictions")
     workdirs.write_json(workdir / "evaluation.json", {"metrics": metrics, **references})
     truth = dataset.truth(config.data.test_split)
+    known = {name: [row for row in rows if row.video in truth] for name, rows in results.items()}
+    title = f"{config.name}, {config.data.test_split}"
     report = task.report(
-        {name: [row for row in rows if row.video in truth] for name, rows in results.items()},
+        known,
         truth,
         dataset.class_names,
         metrics,
         references,
-        title=f"{config.name}, {config.data.test_split}",
+        title=title,
         frame_rate=dataset.frame_rate,
         workdir=workdir,
         options=config.eval,
     )
-    log.info("report: %s", report)
+    timelines = task.video_timelines(
+        known, dataset.class_names, frame_rate=dataset.frame_rate, options=config.eval, truth=truth
+    )
+    index = pages.write_pages(
+        (pages.with_media(timeline, media, config=config.name) for timeline in timelines),
+        workdir, title=title, videos=len(known[source]), scores={**metrics, **references},
+        links={"All scores and figures": report.name}, most=pages.MOST_PAGES,
+    )  # fmt: skip
+    log.info("report: %s; its videos: %s", report, index)
     log.info("results on %s\n%s", config.data.test_split, table({**metrics, **references}))
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax import systems, workdirs
+from actloc_jax.results import RESULTS
+from actloc_jax.results.pages import find_videos, with_media
+from actloc_jax.results.timeline import Timeline
 from actloc_jax.results.types import Result
 from actloc_jax.systems.runner import Runner
 from actloc_jax.training import checkpoints
@@ -21,7 +27,7 @@ class Model:
     """A model of any system; its compiled programs are kept between calls. Made by `load`.
 
     Attributes:
-        name: where it was read from.
+        name: where it was read from, for messages.
         system: the system it belongs to.
         settings: its config, with the ways to decode that were asked for.
         meta: what the checkpoint says beside its parameters: class names, stage, frame rate.
@@ -46,6 +52,39 @@ class Model:
         source = self.system.inputs(self.settings, self.meta, inputs)
         log.info("predicting %d videos with %s (stage %s)", len(source), self.name, self.meta["stage"])
         return self._runner.run(self._variables, source, seed=self.settings.eval.seed)
+
+    def predict(self, video: epath.PathLike | np.ndarray, *, name: str = "array") -> Timeline:
+        """What the model finds in one video.
+
+        Args:
+            video: a file of what the system reads, a video or features, or an array of what such a `.npy` file holds.
+            name: of the video, if it is an array.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it does not fit the checkpoint, or is a folder of several videos.
+        """
+        if not isinstance(video, str | os.PathLike):
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, f"{name}.npy")
+                np.save(path, np.asarray(video))
+                return self.predict(path)
+        found = self.predict_all([video])
+        if len(found) != 1:
+            raise ValueError(f"{video} holds {len(found)} videos; expected one. Use predict_all.")
+        return found[0]
+
+    def predict_all(self, inputs: Sequence[epath.PathLike]) -> list[Timeline]:
+        """What the model finds in each video of files and folders; raises as `predict`."""
+        return self.timelines(self.results([os.fspath(path) for path in inputs]), find_videos(inputs))
+
+    def timelines(self, results: Mapping[str, list[Result]], media: Mapping[str, epath.Path]) -> list[Timeline]:
+        """Results as readers get them, with the file of each video where `media` has it."""
+        found = RESULTS[self.system.task].video_timelines(
+            results, self.meta["class_names"], frame_rate=self.meta["frame_rate"], options=self.settings.eval
+        )
+        facts = {"config": self.settings.name, "stage": self.meta["stage"]}
+        return [with_media(timeline, media, **facts) for timeline in found]
 
 
 def load(checkpoint: epath.PathLike | None, *, config: ConfigDict | None = None) -> Model:

@@ -1,4 +1,4 @@
-"""Prediction on a user's own files: a checkpoint and inputs in, the field's formats and a figure per video out."""
+"""Prediction on a user's own files: a checkpoint and inputs in; the field's formats, figures and pages out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax.model import load
-from actloc_jax.results import RESULTS
+from actloc_jax.results import RESULTS, pages
 from actloc_jax.results.types import Result
 
 log = logging.getLogger(__name__)
@@ -22,14 +22,16 @@ def predict(
     workdir: epath.PathLike,
     *,
     config: ConfigDict | None = None,
+    videos: Sequence[epath.PathLike] = (),
 ) -> list[Result]:
-    """Predicts every input and writes `predictions/` and `figures/` into `workdir`.
+    """Predicts every input and writes `predictions/`, `figures/`, `timelines/` and `index.html` into `workdir`.
 
     Args:
         checkpoint: a model folder, or a workdir whose last stage is meant; None for a config that needs no model.
         inputs: files or folders of what the system reads (features for the segmentation systems).
         workdir: where results go; made where missing.
         config: where given, its `decode` and `eval` groups replace the checkpoint's.
+        videos: files or folders of the videos, to be shown where `inputs` are their features.
 
     Returns:
         the system's results, one per video.
@@ -49,6 +51,12 @@ def predict(
             results, class_names, workdir / "figures", frame_rate=model.meta["frame_rate"],
             options=model.settings.eval,
         )  # fmt: skip
+        timelines = model.timelines(results, pages.find_videos([*inputs, *videos]))
+        pages.write_texts(timelines, workdir)
+        index = pages.write_pages(
+            timelines, workdir, title=f"Predictions of {model.settings.name}", videos=len(timelines)
+        )
         log.info("%s: %d predictions in %s", name, len(answers), workdir / "predictions")
-        log.info("timelines in %s", workdir / "figures")
+        log.info("figures in %s; tables, subtitles and pages in %s", workdir / "figures", workdir / pages.FOLDER)
+        log.info("to look at in a browser: %s", index)
     return answers

@@ -1,6 +1,7 @@
 """What is shared behind the two result types of a system: files, metrics, figures, reports.
 
-RESULTS maps a task to its module; each offers `score`, `write`, `read`, `timelines` and `report`.
+RESULTS maps a task to its module; each offers `score`, `write`, `read`, `timelines` (figures),
+`video_timelines` (what readers get of each video) and `report`.
 """
 
 from __future__ import annotations

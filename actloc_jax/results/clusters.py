@@ -6,7 +6,7 @@ Clusters get a class only here, for the evaluation: one matching over all videos
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -20,6 +20,7 @@ from actloc_jax.plotting.curves import training_curves
 from actloc_jax.plotting.report import VideoReport, html_report
 from actloc_jax.plotting.timeline import Row, label_runs, timeline
 from actloc_jax.results.files import read_frame_labels, save_figure, write_frame_labels, write_text
+from actloc_jax.results.timeline import Timeline, label_timeline
 from actloc_jax.results.types import FrameLabels, embedded_frames
 from actloc_jax.training.logging import read_metrics
 
@@ -91,6 +92,28 @@ def timelines(
         paths.append(folder / f"timeline_{result.video}.png")
         save_figure(figure, paths[-1])
     return paths
+
+
+def video_timelines(
+    results: Results,
+    class_names: Sequence[str],
+    *,
+    frame_rate: float,
+    options: ConfigDict,
+    truth: Truth | None = None,
+) -> Iterator[Timeline]:
+    """What readers get of every video: clusters under their own names, or renamed where there is ground truth."""
+    own = next(iter(results.values()))
+    names = cluster_names(max(_count(source) for source in results.values()))
+    if truth is None:
+        for result in own:
+            found = VideoReport(result.video, _rows(results, result.video), confidence=result.confidence)
+            yield label_timeline(found, names, frame_rate=frame_rate)
+        return
+    matching = _matching(own, truth)
+    for result in own:
+        found = _video_report(results, result, truth, matching, class_names, options)
+        yield label_timeline(found, [*class_names, *names], frame_rate=frame_rate, truth=True)
 
 
 def report(

@@ -17,7 +17,8 @@ from actloc_jax.plotting import detections as plots
 from actloc_jax.plotting.curves import training_curves
 from actloc_jax.plotting.report import html_report
 from actloc_jax.results.files import save_figure, write_text
-from actloc_jax.results.types import ScoredSegments
+from actloc_jax.results.timeline import Timeline, Track
+from actloc_jax.results.types import ScoredSegments, Segment
 from actloc_jax.training.logging import read_metrics
 
 Results = Mapping[str, Sequence[ScoredSegments]]
@@ -107,6 +108,36 @@ def timelines(
     return paths
 
 
+def video_timelines(
+    results: Results,
+    class_names: Sequence[str],
+    *,
+    frame_rate: float,
+    options: ConfigDict,
+    truth: Truth | None = None,
+) -> Iterator[Timeline]:
+    """What readers get of every video; with the mAP of its own where there is ground truth.
+
+    `frame_rate` is not needed, as segments are in seconds; every task's `video_timelines` takes it.
+    """
+    own = next(iter(results.values()))
+    for result in own:
+        true = None if truth is None else truth.get(result.video)
+        tracks = [] if true is None else [_track("ground truth", true, class_names)]
+        tracks += [
+            _track(source, row, class_names)
+            for source, rows in reversed(results.items())
+            for row in rows
+            if row.video == result.video
+        ]
+        scores = {}
+        if true is not None and len(true.labels):  # else there is nothing to evaluate
+            summary = score([result], {result.video: true}, class_names, options)
+            scores = {name: summary[name] for name in (detection.name(_shown_tiou(options)), "mAP") if name in summary}
+        ends = [segment.end for track in tracks for segment in track.segments]
+        yield Timeline(result.video, tuple(tracks), tuple(class_names), max([1.0, *ends]), scores=scores)
+
+
 def report(
     results: Results,
     truth: Truth,
@@ -177,7 +208,7 @@ def _figures(
     figures = {"tIoU": plots.tiou_sweep(thresholds, sweep)}
     found = _detections(own)
     matching = detection_matching.match(found, truth, thresholds, protocol)
-    shown = int(np.argmin(np.abs(np.array(thresholds) - _USUAL_TIOU)))
+    shown = thresholds.index(_shown_tiou(options))
     curves, mean = _curves(matching, shown, protocol)
     figures["Precision and recall"] = plots.precision_recall(
         curves, class_names, threshold=thresholds[shown], mean=mean, title=title
@@ -188,6 +219,23 @@ def _figures(
             detection_errors.KINDS, errors.profile[shown], errors.gains(), threshold=thresholds[shown], title=title
         )
     return figures
+
+
+def _shown_tiou(options: ConfigDict) -> float:
+    """Of the evaluated thresholds the one nearest to the usual one."""
+    return min(options.tiou, key=lambda threshold: abs(threshold - _USUAL_TIOU))
+
+
+def _track(name: str, rows: ScoredSegments | Instances, class_names: Sequence[str]) -> Track:
+    """Segments by their start; true ones have no scores."""
+    detected = isinstance(rows, ScoredSegments)
+    scores = rows.scores.tolist() if detected else [None] * len(rows.labels)
+    order = np.argsort(rows.segments[:, 0], kind="stable").tolist()
+    return Track(
+        name,
+        "detections" if detected else "truth",
+        tuple(Segment(*rows.segments[at].tolist(), class_names[rows.labels[at]], scores[at]) for at in order),
+    )
 
 
 def _curves(matching: Matching, threshold: int, protocol: Protocol) -> tuple[dict[int, plots.Curve], plots.Curve]:

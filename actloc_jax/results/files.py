@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,13 +56,28 @@ def read_frame_labels(folder: epath.Path, names: Sequence[str] | None = None) ->
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Replaces the file by one that holds `text`."""
+    """Replaces the file by one that holds `text`, in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: epath.Path, content: bytes) -> None:
+    """Replaces the file by one that holds `content`; if that fails, the file stays as it was."""
     temporary = path.parent / f".{path.name}.unfinished"
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def save_figure(figure: Figure, path: epath.Path) -> None:
     """Writes the figure as PNG."""
-    with path.open("wb") as file:
-        figure.savefig(file, format="png", dpi=110)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_bytes(path, content.getvalue())
+
+
+def file_stem(video: str) -> str:
+    """A video's name as the beginning of a file name: without characters that a path gives a meaning."""
+    return re.sub(r"[/\\\0]", "_", video).lstrip(".") or "_"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -15,6 +15,7 @@ from actloc_jax.plotting.curves import training_curves
 from actloc_jax.plotting.report import VideoReport, html_report
 from actloc_jax.plotting.timeline import Row, timeline
 from actloc_jax.results.files import read_frame_labels, save_figure, write_frame_labels, write_text
+from actloc_jax.results.timeline import Timeline, label_timeline
 from actloc_jax.results.types import FrameLabels
 from actloc_jax.training.logging import read_metrics
 
@@ -78,6 +79,22 @@ def timelines(
     return paths
 
 
+def video_timelines(
+    results: Results,
+    class_names: Sequence[str],
+    *,
+    frame_rate: float,
+    options: ConfigDict,
+    truth: Truth | None = None,
+) -> Iterator[Timeline]:
+    """What readers get of every video; with its scores where there is ground truth."""
+    for result in next(iter(results.values())):
+        yield label_timeline(
+            _video_report(results, result, truth, class_names, options), class_names, frame_rate=frame_rate,
+            background=options.background, truth=truth is not None,
+        )  # fmt: skip
+
+
 def report(
     results: Results,
     truth: Truth,
@@ -120,15 +137,7 @@ def report(
         figures["Training"] = training_curves(logged, title=title)
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name.lower()}.png")
-    videos = [
-        VideoReport(
-            result.video,
-            _rows(results, result.video, truth),
-            score([result], truth, class_names, options),
-            _confidence(results, result.video),
-        )
-        for result in own
-    ]
+    videos = [_video_report(results, result, truth, class_names, options) for result in own]
     path = workdir / "report.html"
     text = html_report(
         title, videos=videos, class_names=class_names, frame_rate=frame_rate, scores={**scores, **references},
@@ -136,6 +145,13 @@ def report(
     )  # fmt: skip
     write_text(path, text)
     return path
+
+
+def _video_report(
+    results: Results, result: FrameLabels, truth: Truth | None, class_names: Sequence[str], options: ConfigDict
+) -> VideoReport:
+    scores = {} if truth is None else score([result], truth, class_names, options)
+    return VideoReport(result.video, _rows(results, result.video, truth), scores, _confidence(results, result.video))
 
 
 def _background(class_names: Sequence[str], options: ConfigDict) -> list[int]:

@@ -1,4 +1,4 @@
-"""The two result types that leave a system."""
+"""The two result types that leave a system, and the form in which a reader gets them."""
 
 from __future__ import annotations
 
@@ -54,3 +54,19 @@ class ScoredSegments:
 
 
 Result = FrameLabels | ScoredSegments
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A stretch of a video with one class, for readers and their files.
+
+    Attributes:
+        start, end: seconds; frames (the end exclusive) where the frame rate of the labels is unknown.
+        label: name of the class.
+        score: of a detection; the mean confidence of labelled frames, where the system gives one; else None.
+    """
+
+    start: float
+    end: float
+    label: str
+    score: float | None = None
