@@ -93,7 +93,7 @@ function openPlayer() {
   video.src = data.video;
   video.onerror = () => {
     video.hidden = true;
-    byId("trouble").textContent = `${decodeURI(data.video)} is not there, or this browser cannot play it.`;
+    byId("trouble").textContent = `${decodeURIComponent(data.video)} is not there, or this browser cannot play it.`;
     openStills();
   };
   video.onloadedmetadata = () => {

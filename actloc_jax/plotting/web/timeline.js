@@ -38,7 +38,7 @@ function drawRow(row) {
 function segmentNode(segment, lane, width) {
   const entry = data.classes[segment.label];
   const share = (segment.end - segment.start) / duration;
-  const roomy = share * width > 24;
+  const roomy = share * width > 36;
   const node = element("button", {
     type: "button", tabindex: -1, "aria-label": describe(segment), class: roomy ? "segment" : "segment plain",
     style: {
@@ -209,9 +209,9 @@ const columns = [
   ["source", (segment) => rows[segment.row].name, "text"],
   ["class", (segment) => data.classes[segment.label].name, "text"],
   [inFrames ? "first frame" : "start", (segment) => segment.start],
-  [inFrames ? "end" : "end", (segment) => segment.end],
+  [inFrames ? "last frame" : "end", (segment) => segment.end],
   [inFrames ? "frames" : "seconds", (segment) => segment.end - segment.start],
-  ["score", (segment) => segment.score],
+  ...(rows.some((row) => row.segments.some((segment) => segment.score !== null)) ? [["score", (segment) => segment.score]] : []),
 ];
 let order = [columns[2][1], 1];
 
@@ -247,8 +247,8 @@ function tableRow(segment) {
   const node = element("tr", { class: isCurrent(segment) ? "now" : null },
     element("td", { class: "text" }, rows[segment.row].name),
     element("td", { class: "text" }, swatch(entry), entry.name),
-    element("td", {}, go), element("td", {}, clock(segment.end)), element("td", {}, length),
-    element("td", {}, scoreText(segment.score)));
+    element("td", {}, go), element("td", {}, clock(inFrames ? segment.end - 1 : segment.end)), element("td", {}, length),
+    ...(columns.length > 5 ? [element("td", {}, scoreText(segment.score))] : []));
   node.segment = segment;
   node.onclick = () => seek(segment.start);
   return node;
