@@ -29,6 +29,9 @@ _PREDICTIONS = flags.DEFINE_string(
     "predictions", None, "evaluate: a file of detections or a folder of frame labels, instead of a model."
 )
 _INPUTS = flags.DEFINE_list("inputs", [], "predict: files or folders, separated by commas.")
+_VIDEOS = flags.DEFINE_list(
+    "videos", [], "predict, evaluate: files or folders of the videos, to be shown in their pages (docs/report.md)."
+)
 _SWEEP = flags.DEFINE_string(
     "sweep", "", "train, evaluate: run once for each value of a field: transport.radius=0.02,0.04."
 )
@@ -124,7 +127,8 @@ def _run() -> int:
         if not _INPUTS.value:
             raise ValueError("--mode=predict needs --inputs=<feature files or folders>.")
         checkpoint = _CHECKPOINT.value or _WORKDIR.value
-        predict.predict(checkpoint, _INPUTS.value, _WORKDIR.value or "runs/predictions", config=config)
+        workdir = _WORKDIR.value or "runs/predictions"
+        predict.predict(checkpoint, _INPUTS.value, workdir, config=config, videos=_VIDEOS.value)
         return 0
     if _MODE.value == "export":
         export.export(
@@ -146,9 +150,8 @@ def _run() -> int:
     def run(config: Any, workdir: epath.Path) -> dict[str, dict[str, float]]:
         if _MODE.value == "train":
             return splits.each(config, workdir, train.train)
-        return splits.each(
-            config, workdir, lambda c, w: evaluate(c, w, checkpoint=_CHECKPOINT.value, predictions=_PREDICTIONS.value)
-        )
+        chosen = {"checkpoint": _CHECKPOINT.value, "predictions": _PREDICTIONS.value, "videos": _VIDEOS.value}
+        return splits.each(config, workdir, lambda c, w: evaluate(c, w, **chosen))
 
     if _SWEEP.value:
         sweep.each(config, workdir, _SWEEP.value, run)

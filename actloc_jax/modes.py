@@ -39,15 +39,15 @@ MODES: dict[str, Mode] = {
     ),
     "evaluate": Mode(
         "Scores a trained or converted model, or results of any program, and writes figures and a report.",
-        ("config", "workdir", "checkpoint", "predictions", "sweep"),
+        ("config", "workdir", "checkpoint", "predictions", "videos", "sweep"),
         (
             "--mode=evaluate --config=configs/tst_gtea.py:split=1 --workdir=runs/gtea_1",
             "--mode=evaluate --config=configs/tridet_thumos.py --predictions=detections.json --workdir=runs/theirs",
         ),
     ),
     "predict": Mode(
-        "Predicts a user's own files with a trained or converted model.",
-        ("inputs", "checkpoint", "workdir", "config"),
+        "Predicts a user's own files with a trained or converted model; writes tables, subtitles, figures and pages.",
+        ("inputs", "checkpoint", "workdir", "config", "videos"),
         ("--mode=predict --checkpoint=runs/gtea_1 --inputs=features/ --workdir=out",),
     ),
     "inspect": Mode(

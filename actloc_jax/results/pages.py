@@ -106,9 +106,15 @@ def with_media(timeline: Timeline, media: Mapping[str, epath.Path], **facts: Any
 
 
 def find_videos(paths: Iterable[epath.PathLike]) -> dict[str, epath.Path]:
-    """Video files by name without suffix, of files and of (local) folders with all that is below them."""
+    """Video files by name without suffix, of files and of (local) folders with all that is below them.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+    """
     found = {}
     for path in map(os.fspath, paths):
+        if not epath.Path(path).exists():
+            raise FileNotFoundError(f"{path} does not exist; expected a video, or a folder of them.")
         below = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in sorted(names)]
         files = [epath.Path(file) for file in below or [path]]
         found |= {file.stem: file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
