@@ -8,6 +8,8 @@ it. What the authors or their code say is documented; the rest is inferred, and 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -127,13 +129,14 @@ class Recipe:
 
         A video that is too short for one window gets one, in which its last frame stands still.
         """
-        found = self._windows_of(frames)
-        if len(found.frames):
-            return found
-        longer = self.window
-        while not len(self._windows_of(longer).frames):
-            longer += 1
-        return window_grids.standing_still(self._windows_of(longer), frames)
+        if frames >= self.least_frames:
+            return self._windows_of(frames)
+        return window_grids.standing_still(self._windows_of(self.least_frames), frames)
+
+    @functools.cached_property
+    def least_frames(self) -> int:
+        """Frames of the shortest video that has a window."""
+        return next(frames for frames in itertools.count(1) if len(self._windows_of(frames).frames))
 
     def _windows_of(self, frames: int) -> Windows:
         if self.per_frame:
@@ -270,6 +273,7 @@ OUT_OF_REACH = {
     "tsn": "outputs of two TSN classifiers that were trained on ActivityNet (BSN, BMN, SPOT), which are not part of "
     "this package",
     "dense_trajectories": "Fisher vectors of dense trajectories (ASOT), which are no network's",
+    "generated": "generated numbers of a demo, which belong to no video",
     "tsp": "R(2+1)D networks of TSP, which are not part of this package",
 }
 """Features that configs name and that cannot be made here, and why."""
