@@ -17,6 +17,8 @@
     python -m convert tallformer --back checkpoints/tallformer tallformer.npz
     python -m convert i3d rgb_imagenet.pt checkpoints/i3d_rgb
     python -m convert i3d --back checkpoints/i3d_rgb i3d_rgb.npz
+    python -m convert raft raft-sintel.pth checkpoints/raft_sintel
+    python -m convert raft --back checkpoints/raft_sintel raft_sintel.npz
 
 A file may be a path (also gs://) or hf://owner/repository/path.
 """
@@ -82,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     i3d = _add_network(commands, "i3d", "files of I3D, RGB or optical flow, of both ports to PyTorch", ".pt / .pth")
     i3d.add_argument("--class-names", metavar="FILE", help="a file with one class name per line, for the logits")
+    _add_network(commands, "raft", "files of RAFT (optical flow), large and small", ".pth")
     cache = commands.add_parser("tst-cache", help="TST's cache of backbone outputs")
     cache.add_argument("source", help="folder with meta.json and seed_xxx/<video>.pt")
     cache.add_argument("target", help="the cache folder to write")
@@ -132,9 +135,11 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _convert(args: argparse.Namespace) -> int:
     # after the flags, so that --help answers at once
-    from convert import asot, checked, files, fustal, i3d, spot, tallformer, tst
+    from convert import asot, checked, files, fustal, i3d, raft, spot, tallformer, tst
 
-    modules = {"tst": tst, "asot": asot, "fustal": fustal, "spot": spot, "tallformer": tallformer, "i3d": i3d}
+    modules = {
+        "tst": tst, "asot": asot, "fustal": fustal, "spot": spot, "tallformer": tallformer, "i3d": i3d, "raft": raft,
+    }  # fmt: skip
     converter = modules[args.system]
     if args.target is None and (args.back or not (args.dry_run or args.to_npz)):
         raise ValueError("a target is needed, or --dry-run, or --to-npz FILE")

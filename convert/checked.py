@@ -24,6 +24,7 @@ COMMANDS = {
     "spot": "SPOT",
     "tallformer": "TALLFormer and Video Swin",
     "i3d": "I3D",
+    "raft": "RAFT",
 }
 """Command -> whose files it converts."""
 

@@ -76,6 +76,14 @@ def _taps_last(array: Array) -> Array:  # [time, height, width, in, out] -> [out
     return array.transpose(4, 3, 0, 1, 2)
 
 
+def _pixels_first(array: Array) -> Array:  # [out, in, height, width] -> [height, width, in, out]
+    return array.transpose(2, 3, 1, 0)
+
+
+def _pixels_last(array: Array) -> Array:  # [height, width, in, out] -> [out, in, height, width]
+    return array.transpose(3, 2, 0, 1)
+
+
 _BIAS = Leaf("bias", "bias", _same, _same)
 # How the arrays of each kind of module are laid out; PyTorch puts the output axis first and the taps last.
 LAYOUTS: dict[str, tuple[Leaf, ...]] = {
@@ -83,6 +91,7 @@ LAYOUTS: dict[str, tuple[Leaf, ...]] = {
     "pointwise": (Leaf("weight", "kernel", _without_tap, _with_tap), _BIAS),  # a convolution of one tap
     "conv": (Leaf("weight", "kernel", _reversed_axes, _reversed_axes), _BIAS),
     "video_conv": (Leaf("weight", "kernel", _taps_first, _taps_last), _BIAS),
+    "image_conv": (Leaf("weight", "kernel", _pixels_first, _pixels_last), _BIAS),
     "norm": (Leaf("weight", "scale", _same, _same), _BIAS),
     "batch_norm": (
         Leaf("weight", "scale", _same, _same),
@@ -110,6 +119,7 @@ _WEIGHT_AXES = {
     "pointwise": 3,
     "conv": 3,
     "video_conv": 5,
+    "image_conv": 4,
     "embedding": 2,
     "in_projection": 2,
     "matrix": 2,

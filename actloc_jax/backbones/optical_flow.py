@@ -101,7 +101,7 @@ def _by_pairs(make_estimator: Callable[[], Any], frames: np.ndarray) -> np.ndarr
 def _check(frames: np.ndarray) -> None:
     if frames.ndim != 4 or len(frames) < 2 or frames.shape[3] != 3 or frames.dtype != np.uint8:
         raise ValueError(
-            f"frames are {frames.dtype} {list(frames.shape)}; flow needs two at least, uint8 [frames, height, width, 3]."
+            f"frames are {frames.dtype} {list(frames.shape)}; flow needs uint8 [two or more, height, width, 3]."
         )
 
 

@@ -8,7 +8,7 @@ with it. Identical frames give exactly zero.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ TABLE = 32  # positions per pixel in OpenCV's table of cubic weights
 CUBIC = -0.75  # the cubic's free parameter
 FLAT = float(np.finfo(np.float32).eps)  # squared gradients up to here count as none
 
-Pair = tuple[jax.Array, jax.Array]  # a vector field's x and y, [height, width] each
+Pair = tuple[jax.Array, jax.Array]  # a vector field's x and y, or two images; [height, width] each
 
 
 def grey(frames: jax.Array | np.ndarray) -> jax.Array:
@@ -53,31 +53,37 @@ def flow(greys: jax.Array, at_once: int | None = None) -> jax.Array:
             f"greys {greys.shape} give no flow; TV-L1 needs [two or more frames, height, width], sides of {SMALLEST} "
             "pixels at least."
         )
-    greys = greys.astype(jnp.float32)
-    pairs = (greys[:-1], greys[1:])
+    levels = pyramid(greys.astype(jnp.float32))
+    pairs = [(level[:-1], level[1:]) for level in levels]
     if at_once is None:
         at_once = 1 if jax.default_backend() == "cpu" else len(greys) - 1
-    if at_once == 1:
-        return jax.lax.map(lambda pair: flow_of_pair(*pair), pairs)
-    return jax.lax.map(lambda pair: flow_of_pair(*pair), pairs, batch_size=at_once)
+    return jax.lax.map(flow_of_pair, pairs, batch_size=None if at_once == 1 else at_once)
 
 
-def flow_of_pair(first: jax.Array, second: jax.Array) -> jax.Array:
+def pyramid(images: jax.Array) -> list[jax.Array]:
+    """Images [..., height, width] and coarser versions of them, each four fifths of the one before, rounded.
+
+    All images are made by the same instructions, so that equal ones stay equal to the last bit.
+    """
+    levels = [images]
+    while len(levels) < SCALES:
+        size = tuple(round(SCALE_STEP * length) for length in levels[-1].shape[-2:])
+        if min(size) < SMALLEST:
+            break
+        # Steps of 1.25 pixels, however the size was rounded.
+        levels.append(_interpolated(levels[-1], size, (1 / SCALE_STEP, 1 / SCALE_STEP)))
+    return levels
+
+
+def flow_of_pair(levels: Sequence[Pair]) -> jax.Array:
     """The flow from one image to another.
 
     Args:
-        first: [height, width] float32, from 0 to 255.
-        second: the same size.
+        levels: both images on every level of their `pyramid`, [height, width] float32 each, finest first.
 
     Returns:
         [height, width, 2] float32.
     """
-    levels = [(first, second)]
-    while len(levels) < SCALES:
-        smaller = tuple(_shrunk(image) for image in levels[-1])
-        if min(smaller[0].shape) < SMALLEST:
-            break
-        levels.append(smaller)
     moved = (jnp.zeros(levels[-1][0].shape),) * 2
     for number, (before, after) in reversed(list(enumerate(levels))):
         moved = _flow_of_level(before, after, moved)
@@ -122,9 +128,9 @@ def _flow_of_level(first: jax.Array, second: jax.Array, moved: Pair) -> Pair:
 
     def warp(_: int, carried: tuple[Pair, tuple[Pair, Pair]]) -> tuple[Pair, tuple[Pair, Pair]]:
         moved, dual = carried
-        sampled, along_x, along_y = jnp.moveaxis(_sampled(images, moved), -1, 0)
+        values, along_x, along_y = jnp.moveaxis(sampled(images, moved), -1, 0)
         square = along_x * along_x + along_y * along_y
-        constant = sampled - along_x * moved[0] - along_y * moved[1] - first
+        constant = values - along_x * moved[0] - along_y * moved[1] - first
         return _iterated(_Warped((along_x, along_y), square, constant), moved, dual)
 
     still = jnp.zeros_like(first)
@@ -140,7 +146,7 @@ def _iterated(warped: _Warped, moved: Pair, dual: tuple[Pair, Pair]) -> tuple[Pa
 
     def outer(state: _State) -> _State:
         end = state.count + INNER
-        state = state._replace(moved=tuple(_median(each) for each in state.moved))
+        state = state._replace(moved=tuple(median(each) for each in state.moved))
         return jax.lax.while_loop(changes(lambda _: end), functools.partial(_step, warped), state)
 
     start = _State(moved, dual, jnp.float32(jnp.inf), jnp.int32(0))
@@ -181,7 +187,7 @@ def _central_differences(image: jax.Array) -> Pair:
     return 0.5 * (padded[1:-1, 2:] - padded[1:-1, :-2]), 0.5 * (padded[2:, 1:-1] - padded[:-2, 1:-1])
 
 
-def _median(image: jax.Array) -> jax.Array:
+def median(image: jax.Array) -> jax.Array:
     """Median of 5 x 5 pixels, edges repeated.
 
     By forgetting: of any 14 of 25 values neither the least nor the greatest is the median, so both go and the next one
@@ -212,7 +218,7 @@ def _without_extremes(values: list[jax.Array]) -> list[jax.Array]:
     return values[1:-1]
 
 
-def _sampled(images: jax.Array, moved: Pair) -> jax.Array:
+def sampled(images: jax.Array, moved: Pair) -> jax.Array:
     """Images [height, width, images] at every pixel plus its displacement: cubic, at 32nds of pixels, 0 outside."""
     height, width, _ = images.shape
     places = (jnp.arange(width) + moved[0], jnp.arange(height)[:, None] + moved[1])
@@ -243,25 +249,19 @@ def _cubic_table() -> np.ndarray:
     return np.stack([before, near, far, 1 - before - near - far], axis=-1).astype(np.float32)
 
 
-def _shrunk(image: jax.Array) -> jax.Array:
-    """The next coarser level: bilinear, four fifths of the size, rounded; steps of 1.25 pixels exactly."""
-    size = tuple(round(SCALE_STEP * length) for length in image.shape)
-    return _interpolated(image, size, (1 / SCALE_STEP, 1 / SCALE_STEP))
-
-
 def _resized(image: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Bilinear to another size."""
     return _interpolated(image, size, tuple(old / new for old, new in zip(image.shape, size, strict=True)))
 
 
-def _interpolated(image: jax.Array, size: tuple[int, int], steps: tuple[float, float]) -> jax.Array:
-    """Bilinear with half-pixel centres and repeated edges; columns first."""
+def _interpolated(images: jax.Array, size: tuple[int, int], steps: tuple[float, float]) -> jax.Array:
+    """Bilinear on the last two axes, with half-pixel centres and repeated edges; columns first."""
     for axis in (1, 0):
-        places = (np.arange(size[axis]) + 0.5) * steps[axis] - 0.5
-        places = np.clip(places, 0, image.shape[axis] - 1)
+        old, place = images.shape[axis - 2], axis - 2
+        places = np.clip((np.arange(size[axis]) + 0.5) * steps[axis] - 0.5, 0, old - 1)
         lower = np.floor(places).astype(int)
-        upper = np.minimum(lower + 1, image.shape[axis] - 1)
         share = (places - lower).astype(np.float32)
         share = share if axis == 1 else share[:, None]
-        image = image.take(lower, axis) * (1 - share) + image.take(upper, axis) * share
-    return image
+        before, after = images.take(lower, place), images.take(np.minimum(lower + 1, old - 1), place)
+        images = before + share * (after - before)
+    return images

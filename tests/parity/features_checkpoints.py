@@ -6,8 +6,14 @@ import jax
 import numpy as np
 
 from actloc_jax.backbones.i3d import PORTS, I3DSizes, i3d_network
+from actloc_jax.backbones.raft import PRESETS
+from actloc_jax.backbones.raft import network as raft_network
+from actloc_jax.backbones.raft import shapes as raft_shapes
 from actloc_jax.layers.functional import flatten, united
 from convert import i3d_tables
+from convert.mapping import Table
+from convert.raft import COUNTER, PREFIX, TWIN
+from convert.raft_tables import RAFT
 from tests.parity.harness import Case, parity
 
 I3D_FILES = {  # port, channels of the first convolution
@@ -16,6 +22,10 @@ I3D_FILES = {  # port, channels of the first convolution
     "i3d_rgb.pt": ("video_features", 3),
     "i3d_flow.pt": ("video_features", 2),
 }
+RAFT_FILES = {  # how the name of a file begins -> size
+    "raft-sintel.pth": "large",
+    "raft-small.pth": "small",
+}
 
 
 @parity("features", "checkpoint_layouts")
@@ -23,6 +33,7 @@ def check_checkpoint_layouts(case: Case) -> None:
     """Every published file fits its network; the excerpt, of the older layout and from a GPU, is read to the byte."""
     check_excerpt(case)
     check_i3d_files(case)
+    check_raft_files(case)
 
 
 def check_excerpt(case: Case) -> None:
@@ -45,3 +56,16 @@ def check_i3d_files(case: Case) -> None:
         report = i3d_tables.TABLES[port].to_ours(state, shapes)
         assert not report.problems(), f"{name}: {report.problems()[:3]}"
         assert len(report.entries) == len(state)
+
+
+def check_raft_files(case: Case) -> None:
+    """The keys and shapes of both sizes are those of the networks, but for counters and what is stored twice."""
+    table = Table(RAFT.under(PREFIX, ""))
+    for begin, size in RAFT_FILES.items():
+        (published,) = (shapes for name, shapes in case.config["files"].items() if name.startswith(begin))
+        shapes = {path: leaf.shape for path, leaf in flatten(raft_shapes(raft_network(PRESETS[size]))).items()}
+        beside = {key for key in published if TWIN in key or key.endswith(COUNTER)}
+        state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in published.items() if key not in beside}
+        report = table.to_ours(state, shapes)
+        assert not report.problems(), f"{begin}: {report.problems()[:3]}"
+        assert len(report.entries) + len(beside) == len(published)
