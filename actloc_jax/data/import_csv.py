@@ -330,7 +330,7 @@ def _summary(options: Import, videos: Mapping[str, Video], classes: Sequence[str
     divided = ", ".join(f"{count} {subset}" for subset, count in counts.items() if count)
     segments = sum(len(video.segments) for video in videos.values())
     lines = [f"{options.root}: {len(videos)} videos ({divided}), {segments} segments of {len(classes)} classes"]
-    width = channels or "<channels of the features>"
+    width = channels or "<channels>"
     if options.task == "segmentation":
         fields = f"--config.data.root={options.root} --config.data.num_classes={len(classes)} "
         fields += f"--config.data.frame_rate={options.frame_rate} --config.data.feature_dim={width}"
@@ -338,8 +338,8 @@ def _summary(options: Import, videos: Mapping[str, Video], classes: Sequence[str
     else:
         view = "--config.data.student."
         fields = f"{view}root={options.root} {view}annotations=annotations.json {view}features=features/{{video}}.npy "
-        fields += f"{view}train_subsets=train {view}feature_dim={width} {view}grid.stride=<frames from row to row> "
-        fields += f"{view}grid.window=<frames of a row>"
+        fields += f"{view}train_subsets=train {view}feature_dim={width} {view}grid.stride=<frames-from-row-to-row> "
+        fields += f"{view}grid.window=<frames-of-a-row>"
         config = "configs/tridet_thumos.py"
     return "\n".join([*lines, "Look at it:", f"python -m actloc_jax.main --config={config} --mode=inspect {fields}"])
 
