@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,10 +19,11 @@ from actloc_jax import export, exported, splits, systems
 from actloc_jax.layers.functional import Network
 from actloc_jax.systems.asot import network as asot
 from actloc_jax.systems.fustal import settings as fustal
+from actloc_jax.systems.spot import settings as spot
 from actloc_jax.systems.tallformer import settings as tallformer
 from actloc_jax.systems.tst import adapters
 from actloc_jax.training import checkpoints
-from tests.tiny import tiny_asot, tiny_config, tiny_fustal, tiny_tallformer
+from tests.tiny import tiny_asot, tiny_config, tiny_fustal, tiny_spot, tiny_tallformer
 
 CLASSES = tuple(f"class {number}" for number in range(8))
 FRAMES, LENGTH = 70, 128  # of the video, and of the exported program
@@ -71,11 +73,27 @@ def _student(folder: pathlib.Path) -> pathlib.Path:
     return _save(folder, config, "student", {"params": _random(net, 0)})
 
 
-def _tallformer(folder: pathlib.Path, stage: str = "train") -> pathlib.Path:
-    config = splits.of_split(tiny_tallformer(), "1")
+def _tallformer(folder: pathlib.Path, stage: str = "train", name: str = "tallformer_thumos") -> pathlib.Path:
+    config = splits.of_split(tiny_tallformer(name), "1")
     net = tallformer.detector_network(config, tallformer.detector_sizes(config, len(CLASSES)))
     params = {"backbone": _random(tallformer.backbone_network(config), 0), "detector": _random(net, 1)}
     return _save(folder, config, stage, {"params": params, "batch_stats": net.init_statistics()})
+
+
+def _backbone(folder: pathlib.Path, stage: str) -> pathlib.Path:
+    config = splits.of_split(tiny_config({"diffact": "tst_gtea", "asformer": "tst_asformer_50salads"}[stage]), "1")
+    return _save(folder, config, stage, {"params": {"backbone": _random(adapters.make(config).network, 0)}})
+
+
+def _generator(folder: pathlib.Path) -> pathlib.Path:
+    config = splits.of_split(tiny_fustal(), "1")
+    net = fustal.generator_network(config, len(CLASSES))
+    return _save(folder, config, "generator", {"params": _random(net, 0)})
+
+
+def _spot(folder: pathlib.Path) -> pathlib.Path:
+    config = splits.of_split(tiny_spot(), "1")
+    return _save(folder, config, "finetune", {"params": _random(spot.spot_network(config, len(CLASSES)), 0)})
 
 
 CHECKPOINTS = {"tst": _tst, "asot": _asot, "student": _student, "tallformer": _tallformer}
@@ -88,19 +106,26 @@ def _video(name: str, checkpoint: pathlib.Path, folder: pathlib.Path) -> tuple[p
     config = ConfigDict(meta["config"])
     system = systems.of(config)
     predictor = system.predictor(config, meta["class_names"], meta["stage"])
-    rng = np.random.default_rng(2)
     if name == "tallformer":
-        path, batch = folder / "clip.npz", {}
-        for key, shape in predictor.inputs.shapes(1, None).items():
-            batch[key] = rng.integers(0, 255, shape.shape).astype(shape.dtype) > np.zeros(1, shape.dtype)
-            if shape.dtype == np.uint8:
-                batch[key] = rng.integers(0, 255, shape.shape, np.uint8)
+        path, batch = folder / "clip.npz", _drawn(predictor.inputs.shapes(1, None))
         np.savez(path, **batch)
         return path, batch
     path = folder / "video.npy"
-    np.save(path, rng.standard_normal([FRAMES, 64]).astype(np.float32))
+    np.save(path, np.random.default_rng(2).standard_normal([FRAMES, 64]).astype(np.float32))
     (batch,) = predictor.batches(system.inputs(config, meta, [str(path)]))
     return path, batch.arrays
+
+
+def _drawn(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """Random arrays; masks are True."""
+    rng = np.random.default_rng(2)
+    draw = {
+        "float32": lambda shape: rng.standard_normal(shape).astype(np.float32),
+        "uint8": lambda shape: rng.integers(0, 255, shape, np.uint8),
+        "int32": lambda shape: np.arange(shape[0], dtype=np.int32),
+        "bool": lambda shape: np.ones(shape, bool),
+    }
+    return {name: draw[str(array.dtype)](array.shape) for name, array in shapes.items()}
 
 
 def _predicted(checkpoint: pathlib.Path, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -149,6 +174,40 @@ def test_a_process_without_the_package_computes_what_predict_does(exports: Any) 
                     np.testing.assert_allclose(found[key], value, rtol=2e-4, atol=2e-5, err_msg=f"{name} {key}")
                 else:
                     np.testing.assert_array_equal(found[key], value, err_msg=f"{name} {key}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda folder: _backbone(folder, "diffact"), id="diffact"),
+        pytest.param(lambda folder: _backbone(folder, "asformer"), id="asformer"),
+        pytest.param(_generator, id="generator"),
+        pytest.param(_spot, id="spot"),
+        pytest.param(lambda folder: _tallformer(folder, name="tallformer_anet"), id="tallformer without anchors"),
+    ],
+)
+def test_all_other_models_can_be_exported_too(make: Callable[[Any], pathlib.Path], tmp_path: pathlib.Path) -> None:
+    checkpoint = make(tmp_path / "model")
+    config = ConfigDict(checkpoints.load_meta(checkpoint)["config"])
+    stage = checkpoints.load_meta(checkpoint)["stage"]
+    inputs = systems.of(config).predictor(config, CLASSES, stage).inputs
+    lengths = (LENGTH,) if inputs.lengths else ()
+    arrays = _drawn(inputs.shapes(2, *(lengths or (None,))))
+    found = exported.load(export.export(checkpoint, tmp_path, lengths=lengths, batch_size=2))(arrays)
+    for name, value in _predicted(checkpoint, inputs.complete(arrays)).items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+def test_the_page_s_example_runs(exports: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folder, (video, _) = exports["asot"]
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    example = text[text.index("from run import load") :].split("```")[0]
+    monkeypatch.chdir(folder.parent.parent)
+    monkeypatch.syspath_prepend(str(folder))
+    scope = {"features": np.load(video)}
+    exec(compile(example, "export.md", "exec"), scope)
+    assert scope["outputs"]["plan"].shape == (1, FRAMES, 6)
 
 
 def test_the_description_names_what_goes_in_and_what_comes_out(exports: Any) -> None:
