@@ -102,7 +102,7 @@ TALLFORMER_KINDS = {"anchors": "tallformer_thumos", "afsd": "tallformer_anet"}
 def tiny_tallformer_training(root: epath.PathLike, kind: str = "anchors", **changes: Any) -> ConfigDict:
     """The demo of the system TALLFormer shrunk to five steps of tiny networks on seven tiny videos; changes as above.
 
-    Published optimisers, stochastic depth and dropout; with fewer videos than windows in a batch, one comes twice.
+    Published optimizers, stochastic depth and dropout; with fewer videos than windows in a batch, one comes twice.
 
     Args:
         root: where the videos are rendered, if they are not there.

@@ -1,8 +1,8 @@
-"""Optimisers, learning-rate schedules, parameter groups and gradient accumulation, as optax transformations.
+"""Optimizers, learning-rate schedules, parameter groups and gradient accumulation, as optax transformations.
 
 The published systems were trained with PyTorch, so the defaults here are PyTorch's: weight decay is added to the
 gradient before the moments (L2 regularisation, "coupled"), and Adam divides by `sqrt(v_hat) + eps`.
-A schedule is a function of the OPTIMISER step, which with gradient accumulation is not the number of batches seen.
+A schedule is a function of the OPTIMIZER step, which with gradient accumulation is not the number of batches seen.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _linear_warmup(lr: float, steps: int, step: Any, from_zero: bool) -> Any:
 
 
 def halve_every(lr: float, steps: int) -> Schedule:
-    """`lr`, halved after every `steps` optimiser steps (TST's "step" scheduler, there with 30)."""
+    """`lr`, halved after every `steps` optimizer steps (TST's "step" scheduler, there with 30)."""
 
     def schedule(step: Any) -> Any:
         xp = _numpy_of(step)
@@ -223,7 +223,7 @@ def decay_kernels(
 
 
 def learning_rates(schedules: Mapping[str, float | Schedule], step: int) -> dict[str, float]:
-    """The learning rate of each parameter group at optimiser step `step`, in float64, for the log."""
+    """The learning rate of each parameter group at optimizer step `step`, in float64, for the log."""
     return {group: float(rate(step)) if callable(rate) else float(rate) for group, rate in schedules.items()}
 
 
@@ -236,7 +236,7 @@ def grouped(
         groups: group name -> transformation.
         label_of_path: a parameter's "/"-joined path, such as `refiner/pd_proj2/kernel`, -> its group's name. The
             label "frozen" needs no transformation: its parameters are never changed (no decay either) and the
-            optimiser keeps no memory for them.
+            optimizer keeps no memory for them.
 
     Raises:
         ValueError: from `init`, if a label names no group or a group has no parameter.
@@ -342,7 +342,7 @@ def halve_on_plateau(patience: int, steps_per_epoch: int, rtol: float = 1e-4) ->
 
     Semantics of `torch.optim.lr_scheduler.ReduceLROnPlateau`: an epoch is better if its loss is below
     `(1 - rtol) * best`; the (patience + 1)-th epoch in a row that is not better halves the rate, from the next
-    epoch on. Chain it after the optimiser (and after `accumulate`): it must see every batch.
+    epoch on. Chain it after the optimizer (and after `accumulate`): it must see every batch.
     Its `update` needs the batch loss: `tx.update(gradients, state, params, value=loss)`.
     """
     # optax counts to `patience`, PyTorch beyond it.

@@ -1,4 +1,4 @@
-"""TALLFormer's training stage on eight (fake) devices is that on one: sampling, memory, statistics, optimiser."""
+"""TALLFormer's training stage on eight (fake) devices is that on one: sampling, memory, statistics, optimizer."""
 
 from __future__ import annotations
 

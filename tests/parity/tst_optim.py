@@ -13,7 +13,7 @@ HALVING_STEPS = 30  # StepLR(step_size=30, gamma=0.5) in tst/train.py
 
 @parity("tst", "tst_lr")
 def check_learning_rates(case: Case) -> None:
-    """The rate of every optimiser step, for both parameter groups and every scheduler setting."""
+    """The rate of every optimizer step, for both parameter groups and every scheduler setting."""
     for number, setting in enumerate(case.meta["settings"]):
         expected = case.arrays[f"{number}/lr"]  # [steps, groups]
         for group, key in enumerate(("lr", "lr_transformer")):

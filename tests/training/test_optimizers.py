@@ -1,4 +1,4 @@
-"""Optimisers against PyTorch's formulas written out in NumPy; groups, accumulation and schedules by their rules."""
+"""Optimizers against PyTorch's formulas written out in NumPy; groups, accumulation and schedules by their rules."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_groups_move_at_their_own_rates_and_frozen_parameters_stay():
     np.testing.assert_allclose(params["slow"]["a"], 1 - 1e-3, rtol=1e-6)  # Adam's first step is one whole rate
     np.testing.assert_allclose(params["fast"]["b"], 1 - 1e-1, rtol=1e-6)
     np.testing.assert_array_equal(params["backbone"]["c"], 1.0)
-    assert max(leaf.size for leaf in jax.tree.leaves(state)) <= 3, "frozen parameters take optimiser memory"
+    assert max(leaf.size for leaf in jax.tree.leaves(state)) <= 3, "frozen parameters take optimizer memory"
 
 
 def test_groups_report_unknown_labels_and_empty_groups():

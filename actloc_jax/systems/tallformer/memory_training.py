@@ -97,7 +97,7 @@ def afsd_loss_fn(complete: Completion, detector: Network, sizes: AfsdSizes, sett
 
 
 def parameter_group(path: str, is_frozen: Any) -> str:
-    """Optimiser group of a parameter: "detector", "backbone", or "frozen" where the backbone is not trained.
+    """Optimizer group of a parameter: "detector", "backbone", or "frozen" where the backbone is not trained.
 
     Args:
         path: "/"-joined, such as `backbone/layers/00/blocks/01/norm1/scale`.

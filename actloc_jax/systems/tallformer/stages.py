@@ -244,7 +244,7 @@ def _rates(config: ConfigDict, steps_per_epoch: int) -> dict[str, Schedule]:
 
 
 def _optimizer(config: ConfigDict, rates: dict[str, Schedule]) -> optax.GradientTransformation:
-    """One optimiser with two rates; frozen parts of the backbone have none."""
+    """One optimizer with two rates; frozen parts of the backbone have none."""
     options = {"weight_decay": config.train.weight_decay}
     if config.train.optimizer == "sgd":
         options["momentum"] = config.train.momentum

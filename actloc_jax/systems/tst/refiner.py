@@ -94,7 +94,7 @@ def frame_labels(predictions: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def refiner_group(path: str) -> str:
-    """Optimiser group of a refiner parameter: "pixel_decoder", "transformer", "heads", or "frozen" if unused.
+    """Optimizer group of a refiner parameter: "pixel_decoder", "transformer", "heads", or "frozen" if unused.
 
     Args:
         path: "/"-joined path inside the refiner's parameters, such as `cross_attn/linear1/kernel`.
