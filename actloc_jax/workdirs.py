@@ -175,7 +175,7 @@ def check_classes(meta: dict[str, Any], class_names: Sequence[str], folder: epat
     else:
         index = next(i for i, pair in enumerate(zip(stored, class_names, strict=True)) if pair[0] != pair[1])
         detail = f"class {index} is {stored[index]!r} there and {class_names[index]!r} here"
-    raise ValueError(f"{folder} was trained on other classes than the data set's mapping.txt: {detail}.")
+    raise ValueError(f"{folder} was trained on other classes than the data set has: {detail}.")
 
 
 def checkpoint_config(meta: dict[str, Any], config: ConfigDict | None) -> ConfigDict:
