@@ -81,6 +81,8 @@ def test_options_of_a_config_come_with_value_type_and_comment() -> None:
         ),
         (["--config=configs/tst_gtea.py", "--inputs=x"], ["--mode=train does not take --inputs", "--mode=predict"]),
         (["--mode=options"], ["--mode=options needs --config"]),
+        (["--mode=export"], ["--mode=export needs --checkpoint"]),
+        (["--mode=export", "--checkpoint=x", "--lengths=long"], ["--lengths=long must be whole numbers"]),
         (["stray"], ["Unexpected argument 'stray'"]),
     ],
 )
