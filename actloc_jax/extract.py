@@ -28,7 +28,7 @@ from actloc_jax.backbones.optical_flow import optical_flow
 from actloc_jax.data import feature_outputs, window_stream
 from actloc_jax.data.constant_rate import varies
 from actloc_jax.data.feature_manifests import Manifest, key_of
-from actloc_jax.data.feature_recipes import Recipe
+from actloc_jax.data.feature_recipes import Recipe, recipe_of
 from actloc_jax.data.video_files import VIDEO_SUFFIXES, VideoFile
 from actloc_jax.training.progress import Progress
 
@@ -54,6 +54,9 @@ class Networks:
     flow: str = ""
     optical_flow: str = ""
     raft: str = ""
+
+
+NO_NETWORKS = Networks()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,23 @@ class _Video:
     error: str = ""
 
 
+def from_flags(recipe: str, inputs: Sequence[str], workdir: epath.PathLike, networks: Networks) -> int:
+    """What `--mode=extract` does; returns the exit status, 1 if a video failed.
+
+    Raises:
+        FileNotFoundError, ValueError: see `extract`.
+    """
+    if not recipe or not inputs:
+        raise ValueError(
+            "--mode=extract needs --recipe=<name> and --inputs=<videos or folders>; --recipe=list shows the recipes."
+        )
+    found = extract(recipe_of(recipe), inputs, workdir, networks)
+    log.info("features of %d videos are in %s", len(found.features), workdir)
+    if found.failed:
+        log.error("%d videos failed:\n  %s", len(found.failed), "\n  ".join(found.failed.values()))
+    return 1 if found.failed else 0
+
+
 def extract(
     recipe: Recipe, inputs: Sequence[str], folder: epath.PathLike, networks: Networks, *, by_content: bool = False
 ) -> Extracted:
@@ -100,10 +120,10 @@ def extract(
     Raises:
         FileNotFoundError, ValueError: there are no videos, two have the same name, or a network is missing or wrong.
     """
+    paths = video_files(inputs)[jax.process_index() :: jax.process_count()]
     recipe = _with_flow(recipe, networks)
     facts = _facts(recipe, networks)
     folder = epath.Path(folder) / key_of(recipe, facts) if by_content else epath.Path(folder)
-    paths = video_files(inputs)[jax.process_index() :: jax.process_count()]
     found = Extracted({}, {})
     waiting = []
     for path in paths:
@@ -180,7 +200,7 @@ def _facts(recipe: Recipe, networks: Networks) -> dict[str, dict[str, Any]]:
                 f"convert i3d. For features of one stream: --recipe={recipe.name}:streams={other} (a model that was "
                 "trained on both streams cannot use them)."
             )
-        facts[stream] = facts_of(folder)
+        facts[stream] = _facts_of(stream, folder)
         port = facts[stream].get("port")
         if port and port != recipe.port:
             log.warning(
@@ -199,8 +219,19 @@ def _facts(recipe: Recipe, networks: Networks) -> dict[str, dict[str, Any]]:
                     f"recipe {recipe.name} takes optical flow by raft: give --raft=<folder>, made by python -m convert "
                     "raft, or another algorithm (--optical_flow=tvl1), which gives other features."
                 )
-            facts["optical_flow"] |= facts_of(networks.raft)
+            facts["optical_flow"] |= _facts_of("raft", networks.raft)
     return facts
+
+
+def _facts_of(flag: str, folder: str) -> dict[str, Any]:
+    try:
+        return facts_of(folder)
+    except FileNotFoundError as error:
+        kind = "raft" if flag == "raft" else "i3d"
+        raise FileNotFoundError(
+            f"--{flag}={folder} holds no checkpoint; make one of the published file: python -m convert {kind} <file> "
+            f"{folder}"
+        ) from error
 
 
 def _opened(path: epath.Path, recipe: Recipe, facts: dict[str, Any], folder: epath.Path, by_content: bool) -> _Video:

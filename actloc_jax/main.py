@@ -28,7 +28,14 @@ _CHECKPOINT = flags.DEFINE_string(
 _PREDICTIONS = flags.DEFINE_string(
     "predictions", None, "evaluate: a file of detections or a folder of frame labels, instead of a model."
 )
-_INPUTS = flags.DEFINE_list("inputs", [], "predict: files or folders, separated by commas.")
+_INPUTS = flags.DEFINE_list("inputs", [], "predict, extract: files or folders, separated by commas.")
+_RECIPE = flags.DEFINE_string("recipe", "", "extract: which features; list: print all recipes (docs/own_video.md).")
+_RGB = flags.DEFINE_string("rgb", "", "extract, predict: converted I3D checkpoint of the rgb stream.")
+_FLOW = flags.DEFINE_string("flow", "", "extract, predict: converted I3D checkpoint of the flow stream.")
+_OPTICAL_FLOW = flags.DEFINE_string(
+    "optical_flow", "", "extract, predict: tvl1 | tvl1_opencv | raft | dis, instead of that of the recipe."
+)
+_RAFT = flags.DEFINE_string("raft", "", "extract, predict: converted RAFT checkpoint, for optical flow by raft.")
 _VIDEOS = flags.DEFINE_list(
     "videos", [], "predict, evaluate: files or folders of the videos, to be shown in their pages (docs/report.md)."
 )
@@ -52,6 +59,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected argument {argv[1]!r}: options are written --name=value.")
     if _MODE.value == "options":
         sys.exit(_print_options())
+    if _MODE.value == "extract" and _RECIPE.value in ("list", "help"):
+        from actloc_jax.data import feature_recipes
+
+        print(feature_recipes.tables())
+        sys.exit(0)
     import jax  # after the flags, so that --help answers at once
 
     from actloc_jax.train import Interrupted
@@ -119,16 +131,19 @@ def _print_options() -> int:
 def _run() -> int:
     from etils import epath
 
-    from actloc_jax import export, inspect, predict, splits, sweep, train
+    from actloc_jax import export, extract, inspect, predict, splits, sweep, train
     from actloc_jax.evaluate import evaluate
 
     config = _CONFIG.value
+    networks = extract.Networks(_RGB.value, _FLOW.value, _OPTICAL_FLOW.value, _RAFT.value)
+    if _MODE.value == "extract":
+        return extract.from_flags(_RECIPE.value, _INPUTS.value, _WORKDIR.value or "runs/features", networks)
     if _MODE.value == "predict":
         if not _INPUTS.value:
-            raise ValueError("--mode=predict needs --inputs=<feature files or folders>.")
+            raise ValueError("--mode=predict needs --inputs=<feature files, videos or folders>.")
         checkpoint = _CHECKPOINT.value or _WORKDIR.value
         workdir = _WORKDIR.value or "runs/predictions"
-        predict.predict(checkpoint, _INPUTS.value, workdir, config=config, videos=_VIDEOS.value)
+        predict.predict(checkpoint, _INPUTS.value, workdir, config=config, videos=_VIDEOS.value, networks=networks)
         return 0
     if _MODE.value == "export":
         export.export(

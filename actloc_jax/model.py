@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax import systems, workdirs
+from actloc_jax.extract import NO_NETWORKS, Networks
+from actloc_jax.own_videos import as_features
 from actloc_jax.results import RESULTS
 from actloc_jax.results.pages import find_videos, with_media
 from actloc_jax.results.timeline import Timeline
@@ -31,10 +34,18 @@ class Model:
         system: the system it belongs to.
         settings: its config, with the ways to decode that were asked for.
         meta: what the checkpoint says beside its parameters: class names, stage, frame rate.
+        networks: what makes features of videos.
     """
 
-    def __init__(self, name: str, variables: dict[str, Any], meta: dict[str, Any], settings: ConfigDict) -> None:
-        self.name, self.settings, self.meta = name, settings, meta
+    def __init__(
+        self,
+        name: str,
+        variables: dict[str, Any],
+        meta: dict[str, Any],
+        settings: ConfigDict,
+        networks: Networks = NO_NETWORKS,
+    ) -> None:
+        self.name, self.settings, self.meta, self.networks = name, settings, meta, networks
         self.system = systems.of(settings)
         self._variables = variables
         self._runner = Runner(self.system.predictor(settings, meta["class_names"], meta["stage"]))
@@ -43,12 +54,15 @@ class Model:
         """The results of all videos by source, the system's own answer first.
 
         Args:
-            inputs: files or folders of what the system reads.
+            inputs: files or folders of what the system reads, features or videos; of videos, features are made first.
 
         Raises:
             FileNotFoundError: no input there.
             ValueError: the inputs do not fit the checkpoint; all problems are named.
         """
+        recipe = self.system.recipe(self.settings, self.meta["stage"])
+        if recipe is not None:
+            inputs = as_features(inputs, recipe, self.networks)
         source = self.system.inputs(self.settings, self.meta, inputs)
         log.info("predicting %d videos with %s (stage %s)", len(source), self.name, self.meta["stage"])
         return self._runner.run(self._variables, source, seed=self.settings.eval.seed)
@@ -87,12 +101,15 @@ class Model:
         return [with_media(timeline, media, **facts) for timeline in found]
 
 
-def load(checkpoint: epath.PathLike | None, *, config: ConfigDict | None = None) -> Model:
+def load(
+    checkpoint: epath.PathLike | None, *, config: ConfigDict | None = None, networks: Networks = NO_NETWORKS
+) -> Model:
     """Reads a model.
 
     Args:
         checkpoint: a model folder, or a workdir whose last stage is meant; None for a config that needs no model.
         config: where given, its `decode` and `eval` groups replace the checkpoint's.
+        networks: what makes features of videos, for systems that read features (docs/own_video.md).
 
     Raises:
         FileNotFoundError: no checkpoint there.
@@ -100,12 +117,25 @@ def load(checkpoint: epath.PathLike | None, *, config: ConfigDict | None = None)
     """
     meta = None if config is None else systems.of(config).without_model(config)
     if meta is not None:
-        return Model("no model", {}, meta, config)
+        return Model("no model", {}, meta, config, networks)
     if checkpoint is None:
         raise ValueError("--mode=predict needs --checkpoint=<model folder or workdir>.")
     folder = checkpoints.find_model(checkpoint)
-    variables, meta = checkpoints.load_model(folder)
+    with _quiet("absl"):  # Orbax warns that it only reads
+        variables, meta = checkpoints.load_model(folder)
     workdirs.check_predicts(meta, folder)
     if config is not None:
         workdirs.check_system(meta, config.system, folder)
-    return Model(str(folder), variables, meta, workdirs.checkpoint_config(meta, config))
+    return Model(str(folder), variables, meta, workdirs.checkpoint_config(meta, config), networks)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without a logger's warnings, for a while."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

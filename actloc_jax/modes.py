@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 
 COMMAND = "python -m actloc_jax.main"
 EVERYWHERE = ("mode", "traceback", "compilation_cache")  # flags that any mode takes
+NETWORKS = ("rgb", "flow", "optical_flow", "raft")  # flags that say what makes features of videos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,22 @@ MODES: dict[str, Mode] = {
     ),
     "predict": Mode(
         "Predicts a user's own files with a trained or converted model; writes tables, subtitles, figures and pages.",
-        ("inputs", "checkpoint", "workdir", "config", "videos"),
-        ("--mode=predict --checkpoint=runs/gtea_1 --inputs=features/ --workdir=out",),
+        ("inputs", "checkpoint", "workdir", "config", "videos", *NETWORKS),
+        (
+            "--mode=predict --checkpoint=runs/gtea_1 --inputs=features/ --workdir=out",
+            "--mode=predict --checkpoint=runs/gtea_1 --inputs=cooking.mp4 --rgb=checkpoints/i3d_rgb "
+            "--flow=checkpoints/i3d_flow --workdir=out",
+        ),
+    ),
+    "extract": Mode(
+        "Makes features of videos, as a published recipe does, with a file beside them that says how. Features that "
+        "are there already are left alone; a video that fails is reported, and the others go on.",
+        ("recipe", "inputs", "workdir", *NETWORKS),
+        (
+            "--mode=extract --recipe=mstcn_15fps --inputs=videos/ --rgb=checkpoints/i3d_rgb "
+            "--flow=checkpoints/i3d_flow --workdir=features",
+            "--mode=extract --recipe=list",
+        ),
     ),
     "inspect": Mode(
         "Reads the data, reports every problem at once and describes what would be trained on it; trains nothing.",

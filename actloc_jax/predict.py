@@ -9,6 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from actloc_jax.extract import NO_NETWORKS, Networks
 from actloc_jax.model import load
 from actloc_jax.results import RESULTS, pages
 from actloc_jax.results.types import Result
@@ -23,15 +24,17 @@ def predict(
     *,
     config: ConfigDict | None = None,
     videos: Sequence[epath.PathLike] = (),
+    networks: Networks = NO_NETWORKS,
 ) -> list[Result]:
     """Predicts every input and writes `predictions/`, `figures/`, `timelines/` and `index.html` into `workdir`.
 
     Args:
         checkpoint: a model folder, or a workdir whose last stage is meant; None for a config that needs no model.
-        inputs: files or folders of what the system reads (features for the segmentation systems).
+        inputs: files or folders of what the system reads, features or videos; of videos, features are made first.
         workdir: where results go; made where missing.
         config: where given, its `decode` and `eval` groups replace the checkpoint's.
         videos: files or folders of the videos, to be shown where `inputs` are their features.
+        networks: what makes features of videos.
 
     Returns:
         the system's results, one per video.
@@ -41,7 +44,7 @@ def predict(
         ValueError: the inputs do not fit the checkpoint; all problems are named.
     """
     workdir = epath.Path(workdir)
-    model = load(checkpoint, config=config)
+    model = load(checkpoint, config=config, networks=networks)
     results = model.results(inputs)
     name, answers = next(iter(results.items()))
     if jax.process_index() == 0:

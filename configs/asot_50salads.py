@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     clusters = {"videos": 19 if args.mid else 12}
     config.data = common_asot.data(
         "dataset/FS", clusters, feature_dim=64, split=args.activity, frame_rate=30.0,
-        mapping="mapping/mapping.txt" if args.mid else "mapping/mappingeval.txt",
+        mapping="mapping/mapping.txt" if args.mid else "mapping/mappingeval.txt", recipe="dense_trajectories",
     )  # fmt: skip
     config.clusters = ConfigDict(clusters)
     config.network = common_asot.network(64, 128, 40)

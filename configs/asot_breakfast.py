@@ -24,7 +24,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.paper = {"paper on Breakfast": {"MoF": 56.1, "MoF video": 63.3}}
     clusters = {"together": 48} if args.activity == "together" else CLUSTERS
     config.data = common_asot.data(
-        "dataset/Breakfast", clusters, feature_dim=64, split=args.activity, activity_of="suffix", standardise=True
+        "dataset/Breakfast",
+        clusters,
+        feature_dim=64,
+        split=args.activity,
+        activity_of="suffix",
+        standardise=True,
+        recipe="dense_trajectories",
     )
     config.clusters = ConfigDict(clusters)
     config.network = common_asot.network(64, 128, 40)

@@ -175,6 +175,7 @@ def tst_demo(config: ConfigDict) -> ConfigDict:
             "source": "synthetic",
             "root": "",
             "feature_dim": 64,
+            "recipe": "generated",
             "num_classes": 8,
             "split": "1",
             "sample_rate": 1,

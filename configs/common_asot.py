@@ -39,6 +39,7 @@ def data(root: str, clusters: dict[str, int], *, feature_dim: int, split: str, *
         "exclude_id": None,  # id in the mapping whose frames are no part of the evaluation
         "standardise": False,
         "feature_dim": feature_dim,
+        "recipe": "",  # of the features, to make those of videos: --recipe=list; empty: unknown
         "split": split,
         "splits": known,
         "train_split": "{split}",
@@ -145,6 +146,7 @@ def demo(config: ConfigDict) -> ConfigDict:
             "exclude_id": None,
             "standardise": False,
             "feature_dim": 64,
+            "recipe": "generated",
             "split": "tea",
             "splits": ("tea",),
             "frame_rate": 15.0,

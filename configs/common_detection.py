@@ -40,6 +40,7 @@ def features(root: str, **changes: Any) -> ConfigDict:
         "features": "features/{video}.npy",
         "streams": (),  # values of {stream} in the pattern, joined in this order
         "feature_dim": 2048,
+        "recipe": "",  # of the features, to make those of videos: --recipe=list; empty: unknown
         # Frames from row to row, frames of a row, frames per second of all videos (0: each has its own), and what an
         # integer position is: centre | start. A stride of 0: the rows cover each video evenly.
         "grid": {"stride": 4.0, "window": 16.0, "fps": 0.0, "align": "centre"},
@@ -55,7 +56,11 @@ def features(root: str, **changes: Any) -> ConfigDict:
 def thumos14(**changes: Any) -> ConfigDict:
     """ActionFormer's package of THUMOS14: I3D features of 16 frames, every 4 frames."""
     return features(
-        "dataset/thumos", annotations="annotations/thumos14.json", features="i3d_features/{video}.npy", **changes
+        "dataset/thumos",
+        annotations="annotations/thumos14.json",
+        features="i3d_features/{video}.npy",
+        recipe="actionformer",
+        **changes,
     )
 
 
@@ -215,6 +220,7 @@ def demo_features(steps_per_video: str = "centre") -> ConfigDict:
     return features(
         "",
         feature_dim=64,
+        recipe="generated",
         grid=ConfigDict({"stride": 16.0, "window": 16.0, "fps": 25.0, "align": steps_per_video}),
         train_subsets="train",
     )

@@ -51,6 +51,7 @@ def data(root: str, labelled: float, **changes: Any) -> ConfigDict:
         "features": "csv/{video}.csv",
         "streams": (),
         "feature_dim": 400,
+        "recipe": "tsn",  # of the features, to make those of videos: --recipe=list; empty: unknown
         # Source folder: frames from row to row, of a row, per second (0: each video's own); stride 0: rows cover each
         # video evenly.
         "grid": {"stride": 0.0, "window": 0.0, "fps": 0.0, "align": "start"},
@@ -168,6 +169,7 @@ def demo(config: ConfigDict) -> ConfigDict:
     config.quirks = quirks(fixed=True)
     config.eval.select = "mAP"
     config.data.update({"source": "synthetic", "root": "", "feature_dim": 64, "features": "features/{video}.npy"})
+    config.data.recipe = "generated"
     config.data.update({"steps": 48, "labels": 10.0})
     config.network.update({"heads": 2, "mask_width": 64, "positions": 48})
     if config.stages == ("pretrain", "finetune"):

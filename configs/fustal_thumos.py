@@ -30,6 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             annotations="gt.json",
             features="features/{subset}/{stream}/{video}.npy",
             streams=("rgb", "flow"),
+            recipe="cola",
             grid={"stride": 16.0, "window": 16.0, "fps": 25.0, "align": "start"},
             train_subsets="train",
             train_list="split_train.txt",

@@ -36,6 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         annotations="annotations/thumos14.json",
         features="i3d_features/{video}.npy",
         feature_dim=2048,
+        recipe="actionformer",
         classes="",
         grid={"stride": 4.0, "window": 16.0, "fps": 0.0, "align": "centre"},
         train_subsets="validation",

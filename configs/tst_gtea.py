@@ -28,6 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             "tfds_dir": "",  # where `source=tfds` finds the prepared records
             "layout": "auto",  # axes of the feature files: channels_first | time_first | crops_first | auto
             "feature_dim": 2048,
+            "recipe": "mstcn_15fps",  # of the features, to make those of videos: --recipe=list; empty: unknown
             "num_classes": 11,
             "split": common.splits(args.split, (1, 2, 3, 4)),
             "splits": (1, 2, 3, 4),

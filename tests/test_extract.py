@@ -2,66 +2,30 @@
 
 from __future__ import annotations
 
-import collections
-import itertools
 import os
 import pathlib
 import wave
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from actloc_jax import extract as module
-from actloc_jax.backbones.feature_pass import StreamNetwork
 from actloc_jax.data.feature_manifests import manifest_of, misfit
 from actloc_jax.data.feature_recipes import RECIPES, Recipe, recipe_of
 from actloc_jax.data.video_files import VideoFile
 from actloc_jax.extract import Networks, extract
 from tests.data.video_writing import pictures, write_video
+from tests.feature_networks import NETWORKS, StandIns, summary
 
 av = pytest.importorskip("av", reason="PyAV is an optional dependency")
 
 CLIPS = pathlib.Path(os.environ.get("ACTLOC_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data")) / "clips"
-NETWORKS = Networks(rgb="rgb", flow="flow", raft="raft")
-
-
-def _summary(params: dict, windows: jax.Array) -> jax.Array:
-    """A network that can be computed by hand: [batch, 3], means of a window, its first and its last picture."""
-    first, last = windows[:, 0, :100, :100, 0], windows[:, -1, 60:, 30:, 1]
-    parts = windows.mean(axis=(1, 2, 3, 4)), first.mean(axis=(1, 2)), last.mean(axis=(1, 2))
-    return params["scale"] * jnp.stack(parts, axis=1)
-
-
-class StandIns:
-    """Networks and optical flow that are quick, and count what they are asked for."""
-
-    def __init__(self) -> None:
-        self.pairs: collections.Counter[bytes] = collections.Counter()
-        self.loaded = 0
-
-    def load(self, folder: str, stream: str) -> StreamNetwork:
-        """A network that sums up windows; `folder` is the name of the stream."""
-        assert folder == stream
-        self.loaded += 1
-        return StreamNetwork(_summary, {"scale": jnp.float32(1)}, 3)
-
-    def flow(self, frames: np.ndarray) -> np.ndarray:
-        """Half the difference of the colours, as if it were motion."""
-        for first, second in itertools.pairwise(frames):
-            self.pairs[first.tobytes() + second.tobytes()] += 1
-        colours = frames.astype(np.float32)
-        return (colours[1:] - colours[:-1])[..., :2] / 2
 
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> StandIns:
-    found = StandIns()
-    monkeypatch.setattr(module, "load_stream", found.load)
-    monkeypatch.setattr(module, "facts_of", lambda folder: {"system": "i3d", "sha256": folder})
-    monkeypatch.setattr(module, "optical_flow", lambda algorithm, **options: found.flow)
-    return found
+    return StandIns(monkeypatch)
 
 
 @pytest.fixture
@@ -90,7 +54,7 @@ def _by_hand(path: pathlib.Path, recipe: Recipe, stand_ins: StandIns, rows: list
         values = [2 * each.astype(np.float32) / 255 - 1 if each.dtype == np.uint8 else each for each in stored[stream]]
         nothing = np.full_like(values[0], blank)
         taken = [np.stack([values[k] if k >= 0 else nothing for k in numbers[row]], axis=1) for row in rows]
-        streams.append([_summary({"scale": 1.0}, jnp.asarray(row)) for row in taken])
+        streams.append([summary({"scale": 1.0}, jnp.asarray(row)) for row in taken])
     return np.concatenate([np.stack(stream) for stream in streams], axis=-1)
 
 

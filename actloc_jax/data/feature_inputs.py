@@ -10,6 +10,7 @@ from etils import epath
 
 from actloc_jax.data import feature_files
 from actloc_jax.data.detection_features import FeatureFiles
+from actloc_jax.data.feature_manifests import Manifest, manifest_of
 from actloc_jax.data.grid import Grid
 
 
@@ -23,13 +24,15 @@ class FeatureInputs:
     Args:
         paths: `.npy`, or another format of `detection_features.py` that holds one array.
         feature_dim: channels that the checkpoint was trained on.
-        grid: rows of a video -> which second each stands for.
+        grid: rows of a video, and how they were made where that is known -> which second each stands for.
 
     Raises:
         ValueError: files that cannot be used; all are named.
     """
 
-    def __init__(self, paths: Sequence[epath.Path], *, feature_dim: int, grid: Callable[[int], Grid]) -> None:
+    def __init__(
+        self, paths: Sequence[epath.Path], *, feature_dim: int, grid: Callable[[int, Manifest | None], Grid]
+    ) -> None:
         self.paths, self._grid = tuple(paths), grid
         self.lengths: list[int] = []
         found = []
@@ -57,7 +60,7 @@ class FeatureInputs:
         del epoch
         path = self.paths[position]
         features = self._read(path)
-        grid = self._grid(len(features))
+        grid = self._grid(len(features), manifest_of(path))
         return {
             "video": path.stem,
             "index": position,

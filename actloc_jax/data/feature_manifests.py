@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from actloc_jax.data.feature_recipes import OUT_OF_REACH, Recipe, recipe_of
+from actloc_jax.data.feature_recipes import OUT_OF_REACH, PER_FRAME, Recipe, recipe_of
 from actloc_jax.data.json_files import read_json, write_json
 
 FORMAT = 1
@@ -57,6 +57,13 @@ class Manifest:
             json.dumps(getattr(self, field), sort_keys=True) == json.dumps(getattr(other, field), sort_keys=True)
             for field in ("recipe", "networks", "rows", "frames")
         ) and (self.video["sha256"] == other.video["sha256"])
+
+    @property
+    def covered_seconds(self) -> float:
+        """From the start of the first window to the end of the last one."""
+        if self.recipe["windows"] in PER_FRAME:
+            return self.frames / self.fps
+        return ((self.rows - 1) * self.recipe["stride"] + self.recipe["window"]) / self.fps
 
     def write(self, path: epath.PathLike) -> None:
         """Writes the file whole or not at all."""
@@ -115,7 +122,7 @@ def misfit(found: Mapping[str, Any], trained_on: str) -> tuple[str, str]:
     described = {
         name: f"{name} {_said(name, found.get(name))} instead of {_said(name, wanted[name])}" for name in sorted(wrong)
     }
-    shifting = set(_SHIFTING) if wanted["windows"] in ("centred", "shifted") else set(_SHIFTING) - {"stride"}
+    shifting = set(_SHIFTING) if wanted["windows"] in PER_FRAME else set(_SHIFTING) - {"stride"}
     harder = [text for name, text in described.items() if name not in shifting]
     softer = [text for name, text in described.items() if name in shifting and name not in ("files", "layer")]
     error = f"the checkpoint was trained on features of recipe {trained_on}, {here}: {', '.join(harder)}"

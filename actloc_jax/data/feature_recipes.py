@@ -36,7 +36,8 @@ CHOICES = {
 """Field -> the values that it can have."""
 
 _ROUNDING = {"pillow_256": "floor", "opencv_256": "halves", "opencv_340x256": "floor"}
-_PER_FRAME = ("centred", "shifted")
+PER_FRAME = ("centred", "shifted")
+"""Windows of which each frame has one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Recipe:
                 f"recipe {self.name}: fps={self.fps:g}, window={self.window}, stride={self.stride}; expected a rate of "
                 "0 (the video's own) or more, a window of at least 10 frames (I3D needs them) and a stride of 1 or more"
             )
-        if self.windows in _PER_FRAME and self.window % 2 == 0:
+        if self.windows in PER_FRAME and self.window % 2 == 0:
             raise ValueError(f"recipe {self.name}: window={self.window} has no frame in its middle; use an odd number")
         if (self.ends == "dropped") == self.per_frame:
             wanted = "repeated or zeros" if self.per_frame else "dropped"
@@ -111,7 +112,7 @@ class Recipe:
     @property
     def per_frame(self) -> bool:
         """Whether there is one row for each frame."""
-        return self.windows in _PER_FRAME
+        return self.windows in PER_FRAME
 
     @property
     def no_motion(self) -> float:

@@ -179,6 +179,8 @@ class System:
         predictor: `(config, class names, stage name) -> Predictor`, from a checkpoint's meta alone.
         without_model: `config -> meta`, what stands for a checkpoint's meta if the config predicts without a model, or
             None if it needs one.
+        recipe: `(config, stage) -> recipe` of the features that a model reads (data/feature_recipes.py), "" where it is
+            not known; None if it reads videos.
     """
 
     name: str
@@ -188,3 +190,4 @@ class System:
     inputs: Callable[[Any, dict[str, Any], Sequence[str]], Sequence[Any]]
     predictor: Callable[[Any, Sequence[str], str], Predictor]
     without_model: Callable[[Any], dict[str, Any] | None] = lambda config: None
+    recipe: Callable[[Any, str], str | None] = lambda config, stage: config.data.get("recipe", "")

@@ -41,4 +41,5 @@ SYSTEM = System(
     stages=make_stages,
     inputs=videos.open_inputs,
     predictor=make_predictor,
+    recipe=lambda config, stage: config.data[videos.VIEW_OF_STAGE[stage]].get("recipe", ""),
 )

@@ -20,6 +20,7 @@ from actloc_jax.data.annotations import VideoAnnotation
 from actloc_jax.data.detection import DetectionFolder
 from actloc_jax.data.detection_problems import find_problems
 from actloc_jax.data.feature_inputs import FeatureInputs
+from actloc_jax.data.feature_manifests import Manifest
 from actloc_jax.data.grid import Grid, whole_video
 from actloc_jax.data.problems import Problem
 from actloc_jax.metrics.detection_matching import Instances
@@ -163,9 +164,10 @@ def open_inputs(config: ConfigDict, meta: dict[str, Any], paths: Sequence[str]) 
         ValueError: files do not fit the checkpoint; all are named.
     """
     view = config.data[VIEW_OF_STAGE[meta["stage"]]]
-    recipe, fps = grid_of(view), config.decode.fps or UNLABELLED_FPS
+    recipe = grid_of(view)
 
-    def grid(rows: int) -> Grid:
+    def grid(rows: int, made: Manifest | None) -> Grid:
+        fps = made.fps if made else config.decode.fps or UNLABELLED_FPS
         return whole_video(float(rows), rows) if recipe is None else recipe.at(fps)
 
     files = feature_files.input_files(paths, ".npy")

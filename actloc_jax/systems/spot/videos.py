@@ -15,6 +15,7 @@ from actloc_jax.data import feature_files, spot_problems, synthetic_spot
 from actloc_jax.data.annotations import VideoAnnotation
 from actloc_jax.data.detection import DetectionFolder
 from actloc_jax.data.feature_inputs import FeatureInputs
+from actloc_jax.data.feature_manifests import Manifest
 from actloc_jax.data.grid import Grid, whole_video
 from actloc_jax.data.problems import Problem, require_no_errors
 from actloc_jax.data.rescaled import resize_linear
@@ -194,8 +195,9 @@ def open_inputs(config: ConfigDict, meta: dict[str, Any], paths: Sequence[str]) 
     folders = [path for path in paths if epath.Path(path).is_dir() and not list(epath.Path(path).glob(f"*{suffix}"))]
     files = feature_files.input_files(paths, ".npy" if folders else suffix)
 
-    def grid(rows: int) -> Grid:
-        return whole_video(rows * config.decode.row_seconds, rows, align="start")
+    def grid(rows: int, made: Manifest | None) -> Grid:
+        seconds = made.covered_seconds if made else rows * config.decode.row_seconds
+        return whole_video(seconds, rows, align="start")
 
     inputs = FeatureInputs(files, feature_dim=config.data.feature_dim, grid=grid)
     return ResizedInputs(inputs, config.data.steps)

@@ -60,4 +60,5 @@ SYSTEM = System(
     stages=make_stages,
     inputs=videos.open_inputs,
     predictor=make_predictor,
+    recipe=lambda config, stage: None,
 )
