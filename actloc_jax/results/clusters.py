@@ -16,13 +16,18 @@ from ml_collections import ConfigDict
 from actloc_jax.metrics import clustering
 from actloc_jax.plotting import clusters as plots
 from actloc_jax.plotting.confusion import contingency
-from actloc_jax.plotting.curves import training_curves
-from actloc_jax.plotting.report import VideoReport, html_report
+from actloc_jax.plotting.report import VideoReport
 from actloc_jax.plotting.timeline import Row, label_runs, timeline
-from actloc_jax.results.files import read_frame_labels, save_figure, write_frame_labels, write_text
+from actloc_jax.results.files import (
+    read_frame_labels,
+    save_figure,
+    training_figures,
+    write_frame_labels,
+    write_report,
+    write_text,
+)
 from actloc_jax.results.timeline import Timeline, label_timeline
 from actloc_jax.results.types import FrameLabels, embedded_frames
-from actloc_jax.training.logging import read_metrics
 
 Results = Mapping[str, Sequence[FrameLabels]]
 Truth = Mapping[str, np.ndarray]
@@ -152,18 +157,17 @@ def report(
     figures = {"Classes and clusters": _contingency(own, truth, class_names, matching, title)}
     figures |= _assignment_figures(results, truth, class_names, matching, frame_rate, options, folder)
     figures |= _embedding_figures(own, truth, class_names, matching, folder)
-    logged = read_metrics(workdir)
-    if logged:
-        figures["Training"] = training_curves(logged, title=title)
-        save_figure(figures["Training"], folder / "training.png")
-    save_figure(figures["Classes and clusters"], folder / "contingency.png")
+    figures |= training_figures(workdir, title)
+    for name, file in {"Training": "training.png", "Classes and clusters": "contingency.png"}.items():
+        if name in figures:
+            save_figure(figures[name], folder / file)
 
     names = cluster_names(_count(own))
     predicted = {int(cluster) for result in own for cluster in np.unique(result.labels)}
     named = {names[k]: class_names[matching[k]] if k in matching else None for k in sorted(predicted)}
     write_text(workdir / "clusters.json", json.dumps(named, indent=1))
-    path = workdir / "report.html"
-    text = html_report(
+    return write_report(
+        workdir,
         title,
         videos=[_video_report(results, result, truth, matching, class_names, options) for result in own],
         class_names=[*class_names, *cluster_names(max(_count(rows) for rows in results.values()))],
@@ -173,8 +177,6 @@ def report(
         figures=figures,
         worst_by="MoF",
     )
-    write_text(path, text)
-    return path
 
 
 def _unmatched_figures(

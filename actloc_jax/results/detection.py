@@ -14,12 +14,9 @@ from actloc_jax.data import proposals
 from actloc_jax.metrics import detection, detection_errors, detection_matching
 from actloc_jax.metrics.detection_matching import Detections, Instances, Matching, Protocol
 from actloc_jax.plotting import detections as plots
-from actloc_jax.plotting.curves import training_curves
-from actloc_jax.plotting.report import html_report
-from actloc_jax.results.files import save_figure, write_text
+from actloc_jax.results.files import save_figure, training_figures, write_report, write_text
 from actloc_jax.results.timeline import Timeline, Track
 from actloc_jax.results.types import ScoredSegments, Segment
-from actloc_jax.training.logging import read_metrics
 
 Results = Mapping[str, Sequence[ScoredSegments]]
 Truth = Mapping[str, Instances]
@@ -175,21 +172,16 @@ def report(
     write_text(workdir / "per_class.json", json.dumps(tables, indent=1))
     source, own = next(iter(results.items()))
     figures = _figures(own, truth, class_names, {**scores, **references}, options, f"{title}: {source}")
-    logged = read_metrics(workdir)
-    if logged:
-        figures["Training"] = training_curves(logged, title=title)
+    figures |= training_figures(workdir, title)
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name.lower().replace(' ', '_')}.png")
     for video, figure in _timeline_figures(results, class_names, options, truth):
         save_figure(figure, folder / f"timeline_{video}.png")
         figures[f"Timeline of {video}"] = figure
-    path = workdir / "report.html"
-    text = html_report(
-        title, videos=[], class_names=class_names, frame_rate=frame_rate, scores={**scores, **references},
+    return write_report(
+        workdir, title, videos=[], class_names=class_names, frame_rate=frame_rate, scores={**scores, **references},
         tables={f"Classes: {source}": tables[source]}, figures=figures,
     )  # fmt: skip
-    write_text(path, text)
-    return path
 
 
 def _figures(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
+from actloc_jax.plotting.curves import training_curves
+from actloc_jax.plotting.report import html_report
 from actloc_jax.results.types import FrameLabels
+from actloc_jax.training.logging import read_metrics
 
 HEADER = "### Frame level recognition: ###"
 
@@ -81,3 +85,16 @@ def save_figure(figure: Figure, path: epath.Path) -> None:
 def file_stem(video: str) -> str:
     """A video's name as the beginning of a file name: without characters that a path gives a meaning."""
     return re.sub(r"[/\\\0]", "_", video).lstrip(".") or "_"
+
+
+def training_figures(workdir: epath.Path, title: str) -> dict[str, Figure]:
+    """{"Training": curves} of what a training logged in the workdir; empty without one."""
+    logged = read_metrics(workdir)
+    return {"Training": training_curves(logged, title=title)} if logged else {}
+
+
+def write_report(workdir: epath.Path, title: str, **parts: Any) -> epath.Path:
+    """Writes `report.html`, of parts as `plotting.report.html_report` takes them; its path."""
+    path = workdir / "report.html"
+    write_text(path, html_report(title, **parts))
+    return path

@@ -11,13 +11,17 @@ from ml_collections import ConfigDict
 
 from actloc_jax.metrics import segmentation as metrics
 from actloc_jax.plotting.confusion import confusion
-from actloc_jax.plotting.curves import training_curves
-from actloc_jax.plotting.report import VideoReport, html_report
+from actloc_jax.plotting.report import VideoReport
 from actloc_jax.plotting.timeline import Row, timeline
-from actloc_jax.results.files import read_frame_labels, save_figure, write_frame_labels, write_text
+from actloc_jax.results.files import (
+    read_frame_labels,
+    save_figure,
+    training_figures,
+    write_frame_labels,
+    write_report,
+)
 from actloc_jax.results.timeline import Timeline, label_timeline
 from actloc_jax.results.types import FrameLabels
-from actloc_jax.training.logging import read_metrics
 
 Results = Mapping[str, Sequence[FrameLabels]]
 Truth = Mapping[str, np.ndarray]
@@ -132,19 +136,14 @@ def report(
         len(class_names),
     )
     figures = {"Confusion": confusion(counts, class_names, title=f"{title}: {source}")}
-    logged = read_metrics(workdir)
-    if logged:
-        figures["Training"] = training_curves(logged, title=title)
+    figures |= training_figures(workdir, title)
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name.lower()}.png")
     videos = [_video_report(results, result, truth, class_names, options) for result in own]
-    path = workdir / "report.html"
-    text = html_report(
-        title, videos=videos, class_names=class_names, frame_rate=frame_rate, scores={**scores, **references},
+    return write_report(
+        workdir, title, videos=videos, class_names=class_names, frame_rate=frame_rate, scores={**scores, **references},
         confusion_counts=counts, figures=figures, worst_by="F1@50",
     )  # fmt: skip
-    write_text(path, text)
-    return path
 
 
 def _video_report(
