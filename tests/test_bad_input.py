@@ -80,7 +80,7 @@ def test_wrong_number_of_classes(folder: pathlib.Path, tmp_path: pathlib.Path) -
 
 
 def test_unknown_stage_and_condition(tmp_path: pathlib.Path) -> None:
-    assert "stages of TST are diffact, asformer" in training_error(_config(stages=("tset",)), tmp_path / "a")
+    assert "stages of tst are diffact, asformer" in training_error(_config(stages=("tset",)), tmp_path / "a")
 
 
 def test_stage_without_the_one_before(tmp_path: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ system, frame labels and scored segments; files, metrics and figures behind them
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -164,6 +164,18 @@ class JobStage:
 
 
 Stage = TrainStage | JobStage
+
+
+def check_stages(config: Any, known: Collection[str]) -> None:
+    """Refuses stages that a system does not have.
+
+    Raises:
+        ValueError: `config.stages` is empty or names one.
+    """
+    if not config.stages or not set(config.stages) <= set(known):
+        raise ValueError(
+            f"config.stages={tuple(config.stages)} is unknown; the stages of {config.system} are {', '.join(known)}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

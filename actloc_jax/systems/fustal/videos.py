@@ -25,7 +25,7 @@ from actloc_jax.data.grid import Grid, whole_video
 from actloc_jax.data.problems import Problem
 from actloc_jax.metrics.detection_matching import Instances
 from actloc_jax.results import detection as results
-from actloc_jax.systems.api import Dataset
+from actloc_jax.systems.api import Dataset, check_stages
 
 SOURCES = ("folder", "prepared", "synthetic")
 GENERATOR, STUDENT = "generator", "student"
@@ -46,9 +46,7 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
     """
     if config.data.source not in SOURCES:
         raise ValueError(f"config.data.source={config.data.source!r} is unknown; use {', '.join(SOURCES)}.")
-    unknown = [stage for stage in config.stages if stage not in VIEW_OF_STAGE]
-    if unknown or not config.stages:
-        raise ValueError(f"config.stages={tuple(config.stages)} is unknown; use some of {', '.join(VIEW_OF_STAGE)}.")
+    check_stages(config, VIEW_OF_STAGE)
     names = dict.fromkeys(VIEW_OF_STAGE[stage] for stage in config.stages)
     missing = [name for name in names if name not in config.data]
     if missing:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
-from actloc_jax.systems.api import Dataset, Predictor, Stage, System
+from actloc_jax.systems.api import Dataset, Predictor, Stage, System, check_stages
 from actloc_jax.systems.spot import settings, stages, videos
 from actloc_jax.systems.spot.predictor import spot_predictor
 
@@ -24,9 +24,7 @@ def make_stages(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Se
     Raises:
         ValueError: there is no stage of that name.
     """
-    unknown = [name for name in config.stages if name not in STAGES]
-    if unknown:
-        raise ValueError(f"config.stages names {', '.join(unknown)}; the stages of SPOT are {', '.join(STAGES)}.")
+    check_stages(config, STAGES)
     return [STAGES[name](config, dataset, workdir) for name in config.stages]
 
 

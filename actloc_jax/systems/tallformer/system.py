@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
-from actloc_jax.systems.api import Dataset, Predictor, Stage, System
+from actloc_jax.systems.api import Dataset, Predictor, Stage, System, check_stages
 from actloc_jax.systems.tallformer import filling, settings, videos
 from actloc_jax.systems.tallformer.predictor import tallformer_predictor
 from actloc_jax.systems.tallformer.stages import train_stage
@@ -27,9 +27,7 @@ def make_stages(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Se
     Raises:
         ValueError: a name that is no stage, or a memory bank is to be filled that there is not.
     """
-    unknown = [name for name in config.stages if name not in STAGES]
-    if unknown or not config.stages:
-        raise ValueError(f"config.stages={tuple(config.stages)} is unknown; use some of {', '.join(STAGES)}.")
+    check_stages(config, STAGES)
     if "fill_bank" in config.stages and not settings.has_bank(config):
         raise ValueError(
             "config.memory.kind=computed has no memory bank to fill; leave that out: --config.stages=train,"

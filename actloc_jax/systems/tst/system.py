@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
-from actloc_jax.systems.api import Dataset, Predictor, Stage, System
+from actloc_jax.systems.api import Dataset, Predictor, Stage, System, check_stages
 from actloc_jax.systems.tst import adapters, cache, predictors, stages, videos
 
 STAGES = {
@@ -25,9 +25,7 @@ def make_stages(config: ConfigDict, dataset: Dataset, workdir: epath.Path) -> Se
     Raises:
         ValueError: there is no stage of that name.
     """
-    unknown = [name for name in config.stages if name not in STAGES]
-    if unknown:
-        raise ValueError(f"config.stages names {', '.join(unknown)}; the stages of TST are {', '.join(STAGES)}.")
+    check_stages(config, STAGES)
     return [STAGES[name](config, dataset, workdir) for name in config.stages]
 
 
