@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -33,9 +34,17 @@ _KEYS = {"Enter": 13, "Escape": 27, " ": 32, "End": 35, "Home": 36, "ArrowLeft":
          "ArrowDown": 40, "Tab": 9, "PageUp": 33, "PageDown": 34}  # fmt: skip
 
 
+@functools.cache
 def find() -> str | None:
-    """The browser of this machine, if there is one."""
-    return next((path for path in map(shutil.which, NAMES) if path), None)
+    """The browser of this machine, if there is one that starts (some packages only hold a message)."""
+    return next((path for path in map(shutil.which, NAMES) if path and _starts(path)), None)
+
+
+def _starts(path: str) -> bool:
+    try:
+        return subprocess.run([path, "--version"], capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 class Page:

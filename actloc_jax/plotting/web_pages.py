@@ -161,7 +161,7 @@ def index_page(
     content = {
         "bins": _BINS,
         "classes": _classes(present, class_names, background),
-        "strips": [[[row.name, _strip(row, video.strips, index)] for row in video.strips] for video in videos],
+        "strips": [[[row.name, _strip(row, video, index)] for row in video.strips] for video in videos],
     }
     known = [f"{html.escape(name)}: {html.escape(str(value))}" for name, value in (facts or {}).items()]
     known += [f'<a href="{html.escape(target)}">{html.escape(name)}</a>' for name, target in (links or {}).items()]
@@ -241,9 +241,10 @@ def _listed(row: SegmentRow, index: Mapping[int, int]) -> list[list[float | int 
     ]
 
 
-def _strip(row: SegmentRow, others: Sequence[SegmentRow], index: Mapping[int, int]) -> list[list[int]]:
+def _strip(row: SegmentRow, video: VideoRow, index: Mapping[int, int]) -> list[list[int]]:
     """Runs of bins [first bin, bins, class]: of all segments over the middle of a bin the best one, or the last."""
-    end = max([1e-9, *(float(np.max(other.segments[:, 1])) for other in others if len(other.labels))])
+    ends = [float(np.max(other.segments[:, 1])) for other in video.strips if len(other.labels)]
+    end = max(1e-9, video.duration or 0.0, *ends)
     bins = np.full(_BINS, -1)
     order = range(len(row.labels)) if row.scores is None else np.argsort(row.scores, kind="stable")
     for number in order:

@@ -25,7 +25,7 @@ from actloc_jax.results.types import Segment
 log = logging.getLogger(__name__)
 
 PLAYED = (".mp4", ".m4v", ".webm", ".mov")  # containers that browsers play
-_LIKELY = 0.25  # of the best score: from there on detections are shown at first, and become subtitles
+_LIKELY = 1 / 3  # of the best score: from there on detections are shown at first, and become subtitles
 
 Kind = Literal["truth", "labels", "detections"]
 
@@ -46,7 +46,7 @@ class Track:
     segments: tuple[Segment, ...]
 
     def likely_score(self) -> float | None:
-        """The score from which detections are shown at first: a quarter of the best one; None of other kinds."""
+        """The score from which detections are shown at first: a third of the best one; None of other kinds."""
         if self.kind != "detections":
             return None
         return _LIKELY * max([0.0, *(segment.score for segment in self.segments)])
@@ -92,7 +92,7 @@ class Timeline:
         """The own segments from a score on; those without score all.
 
         Args:
-            min_score: by default a quarter of the best score of detections, and no limit for labels.
+            min_score: by default a third of the best score of detections, and no limit for labels.
         """
         least = self.tracks[-1].likely_score() if min_score is None else min_score
         return tuple(s for s in self.segments if least is None or s.score is None or s.score >= least)

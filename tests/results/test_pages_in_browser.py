@@ -26,7 +26,7 @@ NAMES = ["background", "cut <b> & </script>", "pour 日本", "stir"]
 CLIP = "clip é #1?%20"
 LABELS = np.repeat([0, 1, 2, 0, 3], [10, 20, 30, 20, 20])
 OPTIONS = ConfigDict({"background": ("background",), "segment_end": "exclusive", "tiou": (0.5,), "protocol": "sane"})
-SCORES = np.array([0.9, 0.2, 0.6, 0.4, 0.05, 0.3])
+SCORES = np.array([0.9, 0.2, 0.6, 0.4, 0.05, 0.35])
 SEGMENTS = np.array([[1.0, 3.0], [0.5, 2.5], [4.0, 6.0], [5.0, 7.0], [1.5, 2.0], [8.0, 9.5]])
 CLASSES = np.array([1, 2, 1, 3, 3, 2])
 
@@ -145,7 +145,7 @@ def test_a_bar_says_what_it_is_when_pointed_at(clip: browsers.Page) -> None:
 
 def test_a_higher_threshold_shows_fewer_detections(distant: browsers.Page) -> None:
     shown = "document.querySelectorAll('.row:nth-child(2) .segment').length"
-    assert distant.evaluate(shown) == np.count_nonzero(SCORES >= 0.9 / 4)
+    assert distant.evaluate(shown) == np.count_nonzero(SCORES >= 0.9 / 3)
     for minimum, count in ((0.0, 6), (0.5, 2), (0.9, 1)):
         distant.evaluate(
             "(() => { const slider = document.querySelector('#controls label:last-child input');"
@@ -171,7 +171,7 @@ def test_detections_that_overlap_have_lanes_with_the_best_on_top(distant: browse
         "rows[1].nodes.map(node => [node.segment.score, node.segment.start, node.segment.end, node.offsetTop])"
     )
     top = {score: lane for score, _, _, lane in boxes}
-    assert top[0.9] == top[0.6] == top[0.3] < top[0.4] == top[0.2] < top[0.05]
+    assert top[0.9] == top[0.6] == top[0.35] < top[0.4] == top[0.2] < top[0.05]
     for one in boxes:
         for other in boxes:
             assert one is other or one[3] != other[3] or one[2] <= other[1] or other[2] <= one[1]
@@ -183,7 +183,7 @@ def test_the_table_sorts_both_ways(distant: browsers.Page) -> None:
     head = "#table th:nth-child(6)"
     distant.click(*distant.place(f"{head} button"))
     ascending = [row[5] for row in table(distant)]
-    assert ascending == ["0.0500", "0.200", "0.300", "0.400", "0.600", "0.900", "", ""]
+    assert ascending == ["0.0500", "0.200", "0.350", "0.400", "0.600", "0.900", "", ""]
     assert distant.evaluate(f"document.querySelector('{head}').getAttribute('aria-sort')") == "ascending"
     distant.evaluate(f"document.querySelector('{head} button').focus()")
     distant.press("Enter")

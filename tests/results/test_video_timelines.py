@@ -83,7 +83,7 @@ def test_clusters_have_names_of_their_own_until_there_is_ground_truth() -> None:
     assert matched.scores["MoF"] == 100.0
 
 
-def test_detections_are_sorted_by_time_and_likely_from_a_quarter_of_the_best_on() -> None:
+def test_detections_are_sorted_by_time_and_likely_from_a_third_of_the_best_on() -> None:
     two, none = detections()
     assert two.segments == (Segment(0.5, 1.0, "pour", 0.8), Segment(2.0, 3.0, "cut", 0.1))
     assert two.likely() == two.segments[:1]

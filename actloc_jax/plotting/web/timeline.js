@@ -42,7 +42,7 @@ function segmentNode(segment, lane, width) {
   const node = element("button", {
     type: "button", tabindex: -1, "aria-label": describe(segment), class: roomy ? "segment" : "segment plain",
     style: {
-      left: `${(100 * segment.start) / duration}%`, width: `${100 * share}%`, top: `${lane * LANE + 1}px`,
+      left: `min(${(100 * segment.start) / duration}%, 100% - 2px)`, width: `${100 * share}%`, top: `${lane * LANE + 1}px`,
       background: entry.background ? "var(--rest)" : entry.colour, color: entry.background ? "var(--rest-ink)" : entry.ink,
     },
   }, roomy ? entry.name : "");
