@@ -47,11 +47,12 @@ TINY = {
 
 
 def _commands(page: str) -> list[list[str]]:
-    """The commands below the heading `From a table`, words apart."""
+    """The commands below the heading `From a table`, words apart, without that which needs the networks of I3D."""
     text = (ROOT / "docs" / page).read_text()
     section = re.split(r"\n##+ ", text.split("From a table\n", 1)[1])[0]
     lines = [line for block in re.findall(r"```\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
-    return [shlex.split(line.removeprefix("python ")) for line in lines if line.startswith("python ")]
+    commands = [shlex.split(line.removeprefix("python ")) for line in lines if line.startswith("python ")]
+    return [command for command in commands if "--mode=extract" not in command]
 
 
 def _config_of(command: list[str]) -> ConfigDict:

@@ -24,6 +24,7 @@ from etils import epath
 from actloc_jax.data import feature_files
 from actloc_jax.data.activitynet_json import write_activitynet_json
 from actloc_jax.data.annotations import Annotations, video_annotation
+from actloc_jax.data.feature_manifests import manifest_of
 from actloc_jax.data.problems import Problem, require_no_errors
 from actloc_jax.data.segment_csv import LabelledVideo, Segment, read_segments
 from actloc_jax.data.video_files import read_index
@@ -89,8 +90,8 @@ def import_csv(options: Import) -> str:
     """
     _check(options)
     table, problems = read_segments(options.table)
-    widths = _Features(options, problems)
-    videos = {name: _video(name, found, options, widths, problems) for name, found in table.items()}
+    features = _Features(options, problems)
+    videos = {name: _video(name, found, options, features, problems) for name, found in table.items()}
     known = {name: video for name, video in videos.items() if video is not None}
     if options.task == "segmentation":
         _check_overlaps(options, known, problems)
@@ -104,7 +105,7 @@ def import_csv(options: Import) -> str:
     classes = write(epath.Path(options.root), known, options)
     if options.features is not None:
         _link(epath.Path(options.features), epath.Path(options.root) / "features")
-    return _summary(options, known, classes, widths.channels)
+    return _summary(options, known, classes, features)
 
 
 def _check(options: Import) -> None:
@@ -136,7 +137,7 @@ class _Features:
     def __init__(self, options: Import, problems: list[Problem]) -> None:
         self._folder = None if options.features is None else epath.Path(options.features)
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._layout, self.channels = "time_first", options.feature_dim
+        self._layout, self.channels, self.recipe = "time_first", options.feature_dim, ""
         if self._folder is None:
             return
         if not self._folder.is_dir():
@@ -150,6 +151,16 @@ class _Features:
             self._layout = feature_files.detect_layout(self._shapes, {}, feature_dim=options.feature_dim)
             sizes = [feature_files.shape_in_layout(shape, self._layout) for shape in self._shapes.values()]
             self.channels = next((size.channels for size in sizes if size is not None), None)
+        self._find_recipe(problems)
+
+    def _find_recipe(self, problems: list[Problem]) -> None:
+        """The one recipe that manifests beside the features name, where there are any."""
+        manifests = [manifest_of(self._folder / f"{video}.npy") for video in self._shapes]
+        names = sorted({manifest.recipe["name"] for manifest in manifests if manifest is not None})
+        if len(names) > 1:
+            message = f"{self._folder} holds features of several recipes ({', '.join(names)}); extract all by one"
+            problems.append(Problem("error", message))
+        self.recipe = names[0] if names else ""
 
     def rows(self, video: str, problems: list[Problem]) -> int | None:
         """Rows of a video; None without features, which is a problem if there is a folder of them."""
@@ -325,22 +336,25 @@ def _link(features: epath.Path, place: epath.Path) -> None:
         os.symlink(features.resolve(), place, target_is_directory=True)
 
 
-def _summary(options: Import, videos: Mapping[str, Video], classes: Sequence[str], channels: int | None) -> str:
+def _summary(options: Import, videos: Mapping[str, Video], classes: Sequence[str], features: _Features) -> str:
+    """What was written, and the command that looks at it."""
     counts = {subset: sum(video.subset == subset for video in videos.values()) for subset in ("train", "val", "test")}
     divided = ", ".join(f"{count} {subset}" for subset, count in counts.items() if count)
     segments = sum(len(video.segments) for video in videos.values())
     lines = [f"{options.root}: {len(videos)} videos ({divided}), {segments} segments of {len(classes)} classes"]
-    width = channels or "<channels>"
+    width = features.channels or "<channels>"
     if options.task == "segmentation":
         fields = f"--config.data.root={options.root} --config.data.num_classes={len(classes)} "
         fields += f"--config.data.frame_rate={options.frame_rate} --config.data.feature_dim={width}"
-        config = "configs/tst_gtea.py"
+        config, recipe = "configs/tst_gtea.py", "--config.data.recipe="
     else:
         view = "--config.data.student."
         fields = f"{view}root={options.root} {view}annotations=annotations.json {view}features=features/{{video}}.npy "
         fields += f"{view}train_subsets=train {view}feature_dim={width} {view}grid.stride=<frames-from-row-to-row> "
         fields += f"{view}grid.window=<frames-of-a-row>"
-        config = "configs/tridet_thumos.py"
+        config, recipe = "configs/tridet_thumos.py", f"{view}recipe="
+    if features.recipe:
+        fields += f" {recipe}{features.recipe}"
     return "\n".join([*lines, "Look at it:", f"python -m actloc_jax.main --config={config} --mode=inspect {fields}"])
 
 

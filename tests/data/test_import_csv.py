@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from actloc_jax.data.activitynet_json import read_activitynet_json
+from actloc_jax.data.feature_manifests import Manifest
 from actloc_jax.data.import_csv import Import, import_csv
 from actloc_jax.data.problems import find_problems
 from actloc_jax.data.segment_csv import parse_time, read_segments, video_name
@@ -45,9 +47,8 @@ def _options(folder: pathlib.Path, task: str = "segmentation", **changes: Any) -
 def _error(folder: pathlib.Path, table: str, task: str = "segmentation", **changes: Any) -> str:
     (folder / "segments.csv").write_text(table)
     with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        import_csv(_options(folder, task, **changes))
-    assert not (folder / "kitchen" / "mapping.txt").exists()
-    assert not (folder / "kitchen" / "annotations.json").exists()
+        import_csv(_options(folder, task, **{"root": str(folder / "refused"), **changes}))
+    assert not (folder / "refused").exists()
     return str(raised.value)
 
 
@@ -120,6 +121,15 @@ def test_durations_and_rates_come_from_the_videos(folder: pathlib.Path, capsys: 
     assert "1 videos of" in capsys.readouterr().err
     said = _error(folder, TABLE, videos=str(folder / "videos"), frame_rate=5.0)
     assert "one: 40 rows of features at 5 per second are 8.0 s, but the video lasts 4.0 s" in said
+
+
+def test_the_recipe_of_the_features_goes_on_into_the_config(folder: pathlib.Path) -> None:
+    made = Manifest({"name": "mstcn_15fps"}, {"name": "one", "sha256": ""}, 40, 15.0, 40, 8, {}, "0")
+    made.write(folder / "features" / "one.json")
+    assert "--config.data.recipe=mstcn_15fps" in import_csv(_options(folder))
+    dataclasses.replace(made, recipe={"name": "cola"}).write(folder / "features" / "two.json")
+    said = _error(folder, TABLE)
+    assert "features of several recipes (cola, mstcn_15fps); extract all by one" in said
 
 
 def test_without_a_column_the_subsets_are_drawn_from_the_seed(folder: pathlib.Path) -> None:
