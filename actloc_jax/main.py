@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from typing import Any
 
@@ -96,14 +97,25 @@ def _parse(argv: list[str]) -> list[str]:
         print(_help(argv))
         sys.exit(0)
     try:
-        rest = app.parse_flags_with_usage(argv)
+        rest = flags.FLAGS(argv)
         modes.refuse_others(_MODE.value, {name for name in flags.FLAGS if flags.FLAGS[name].present})
+        if _CONFIG.present and not os.path.exists(_config_file()):
+            raise ValueError(f"--config: {_config_file()} does not exist; the experiments are in the folder configs/")
         return rest
+    except flags.Error as error:  # of what a config raises, the last line, without the way there
+        sys.exit(f"error: {_last_sentence(str(error))} (--help shows the flags of every mode)")
     except (AttributeError, KeyError) as error:  # from ml_collections, the first one around the second
         named = error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0]
         sys.exit(f"error: the config has no field {named}".replace("\n", ". "))
     except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def _last_sentence(text: str) -> str:
+    """Of a traceback in a message, the last line without the name of the error; other messages as they are."""
+    if "Traceback (most recent call last)" not in text:
+        return " ".join(text.split())
+    return re.sub(r"^\w+: ", "", text.strip().splitlines()[-1].strip()).rstrip(".")
 
 
 def _help(argv: list[str]) -> str:
@@ -123,9 +135,13 @@ def _print_options() -> int:
         return 1
     from actloc_jax import options
 
-    file, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    print(options.describe(_CONFIG.value, file))
+    print(options.describe(_CONFIG.value, _config_file()))
     return 0
+
+
+def _config_file() -> str:
+    """The file of the experiment, without its arguments."""
+    return config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
 
 
 def _run() -> int:

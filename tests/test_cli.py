@@ -71,7 +71,7 @@ def test_options_of_a_config_come_with_value_type_and_comment() -> None:
             ["error: the config has no field 'epoch'. Did you mean"],
         ),
         (["--config=configs/tst_gtea.py", "--config.nothing.at=3"], ["error: the config has no field 'nothing'"]),
-        (["--config=configs/nope.py"], ["No such file", "configs/nope.py"]),
+        (["--config=configs/nope.py"], ["--config: configs/nope.py does not exist"]),
         (["--mode=predict", "--checkpoint=x"], ["--mode=predict needs --inputs"]),
         (["--mode=predict", "--inputs=x.npy"], ["needs --checkpoint"]),
         (["--config=configs/asot_breakfast.py:activity=golf"], ["activity=golf does not exist", "coffee", "and all"]),
@@ -90,7 +90,8 @@ def test_wrong_flags_end_in_a_sentence(arguments: list[str], expected: list[str]
     answer = _run(*arguments)
     said = answer.stdout + answer.stderr
     assert answer.returncode != 0
-    assert "Traceback" not in said or ":" in arguments[0]  # absl quotes what a config file raises
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1 or arguments == ["stray"]
     for part in expected:
         assert part in said, said[-800:]
 
