@@ -23,6 +23,7 @@ EPSILON = 0.01  # pixels: root of the mean squared change at which the iteration
 INNER, OUTER = 30, 10  # iterations at most; before each outer one stands a median filter
 MEDIAN = 5
 TABLE = 32  # positions per pixel in OpenCV's table of cubic weights
+MARGIN = 6  # pixels around an image that places between -4 and 3 beyond its end can see
 CUBIC = -0.75  # the cubic's free parameter
 FLAT = float(np.finfo(np.float32).eps)  # squared gradients up to here count as none
 
@@ -219,24 +220,34 @@ def _without_extremes(values: list[jax.Array]) -> list[jax.Array]:
 
 
 def sampled(images: jax.Array, moved: Pair) -> jax.Array:
-    """Images [height, width, images] at every pixel plus its displacement: cubic, at 32nds of pixels, 0 outside."""
+    """Images at every pixel plus its displacement: cubic, at 32nds of pixels, zero outside.
+
+    One neighbour after the other, in a loop that the compiler cannot unroll into everything that reads its result.
+
+    Args:
+        images: [height, width, images].
+        moved: the displacements, [height, width] each.
+
+    Returns:
+        [height, width, images].
+    """
     height, width, _ = images.shape
-    places = (jnp.arange(width) + moved[0], jnp.arange(height)[:, None] + moved[1])
-    # Windows far outside see zeros wherever they are; the limit keeps integers small.
+    places = (jnp.arange(height)[:, None] + moved[1], jnp.arange(width) + moved[0])
+    # What lies further outside sees zeros as well; the limit keeps the integers, and so the margin, small.
     ticks = [
-        jnp.round(jnp.clip(place, -4, size + 3) * TABLE).astype(jnp.int32)
-        for place, size in zip(places, (width, height), strict=True)
+        jnp.round(jnp.clip(place, -4, length + 3) * TABLE).astype(jnp.int32)
+        for place, length in zip(places, (height, width), strict=True)
     ]
-    weights = [jnp.asarray(_cubic_table())[tick % TABLE] for tick in ticks]
-    corners = [tick // TABLE - 1 for tick in ticks]
-    result = jnp.zeros_like(images)
-    for row in range(4):
-        for column in range(4):
-            x, y = corners[0] + column, corners[1] + row
-            seen = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            weight = jnp.where(seen, weights[0][..., column] * weights[1][..., row], 0)
-            result += weight[..., None] * images[jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)]
-    return result
+    rows, columns = (jnp.asarray(_cubic_table())[tick % TABLE] for tick in ticks)
+    top, left = (tick // TABLE - 1 + MARGIN for tick in ticks)
+    padded = jnp.pad(images, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
+
+    def add(neighbour: jax.Array, total: jax.Array) -> jax.Array:
+        row, column = neighbour // 4, neighbour % 4
+        weight = rows.take(row, -1) * columns.take(column, -1)
+        return total + weight[..., None] * padded[top + row, left + column]
+
+    return jax.lax.fori_loop(0, 16, add, jnp.zeros_like(images))
 
 
 @functools.cache

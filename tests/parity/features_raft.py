@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from actloc_jax.backbones.raft import PRESETS, RaftSizes, UpdateBlock, flow_of_frames, network, shapes
+from actloc_jax.backbones.raft import PRESETS, RaftSizes, UpdateBlock, network, shapes
 from actloc_jax.layers.flow_update import MotionEncoder
 from actloc_jax.layers.functional import Network, Params, unflatten
 from actloc_jax.layers.image_encoder import Encoder
@@ -159,6 +158,3 @@ def check_raft_full(case: Case) -> None:
             flow = flow_fields.unpad(run_net(params, padded, iterations, start), run["height"], run["width"])
             step = round(run["width"] / expected[key].shape[-1])
             close(case, flow[:, ::step, ::step], expected[key], f"{name} {key}")
-        # What the extractor calls.
-        flow = jax.jit(functools.partial(flow_of_frames, net, iterations=2))(params, frames)
-        close(case, flow, expected["flow_iter2"], f"{name} of frames")
