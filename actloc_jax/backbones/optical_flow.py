@@ -21,10 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from actloc_jax.backbones import raft
+from actloc_jax.layers.functional import Params
 from actloc_jax.ops import flow_fields, tvl1
+from actloc_jax.training import sharding
 
 ALGORITHMS = ("raft", "tvl1", "tvl1_opencv", "dis")
 
@@ -50,7 +53,8 @@ def optical_flow(
     Args:
         algorithm: one of `ALGORITHMS`.
         weights: the model folder of RAFT.
-        at_once: pairs of frames that a device computes at a time; further ones wait, missing ones are filled up.
+        at_once: pairs of frames that this process's devices compute at a time; further ones wait, missing ones are
+            filled up.
         iterations: of RAFT.
         padding: how RAFT's frames become multiples of 8, "sintel" or "kitti".
         unpadded: cut RAFT's flow to the size of the frames; otherwise it has that of the padded ones.
@@ -65,7 +69,7 @@ def optical_flow(
     if algorithm in ("tvl1_opencv", "dis"):
         return functools.partial(_by_pairs, _opencv_estimator(algorithm))
     if algorithm == "tvl1":
-        return functools.partial(_in_portions, jax.jit(lambda frames: tvl1.flow(tvl1.grey(frames))), at_once)
+        return _OnDevices(lambda _, frames: tvl1.flow(tvl1.grey(frames)), {}, at_once)
     if weights is None:
         raise ValueError(
             "flow 'raft' needs weights: convert raft-sintel.pth with python -m convert raft and give its folder, "
@@ -74,20 +78,42 @@ def optical_flow(
     flow_fields.margins(raft.SMALLEST, raft.SMALLEST, padding)  # an unknown mode is told before any frame is read
     model = raft.load_raft(weights, dtype=dtype)
     options = {"iterations": iterations, "padding": padding, "unpadded": unpadded}
-    compiled = jax.jit(functools.partial(raft.flow_of_frames, model.network, **options))
-    return functools.partial(_in_portions, functools.partial(compiled, model.params), at_once)
+    return _OnDevices(functools.partial(raft.flow_of_frames, model.network, **options), model.params, at_once)
 
 
-def _in_portions(compute: Callable[[np.ndarray], jax.Array], at_once: int, frames: np.ndarray) -> np.ndarray:
-    """Frames in portions of one size, each with the last frame of the one before; the last portion is filled up."""
-    _check(frames)
-    fields = []
-    for start in range(0, len(frames) - 1, at_once):
-        portion = frames[start : start + at_once + 1]
-        missing = at_once + 1 - len(portion)
-        portion = np.concatenate([portion, np.repeat(portion[-1:], missing, axis=0)])
-        fields.append(np.asarray(compute(portion))[: at_once - missing])
-    return np.concatenate(fields)
+class _OnDevices:
+    """Computes frames in portions of one size, one on each device of this process; compiled once per size of frames.
+
+    Args:
+        compute: parameters and frames [frames, height, width, 3] to flow [frames - 1, height, width, 2].
+        params: of `compute`.
+        at_once: pairs that all devices compute at a time.
+    """
+
+    def __init__(self, compute: Callable[[Params, jax.Array], jax.Array], params: Params, at_once: int) -> None:
+        mesh = sharding.make_mesh(devices=jax.local_devices())
+        self._devices = mesh.shape["data"]
+        self._pairs = max(at_once // self._devices, 1)
+        self._sharding = sharding.batch_sharding(mesh)
+        self._params = jax.device_put(params, sharding.replicated(mesh))
+
+        def each(params: Params, portions: jax.Array) -> jax.Array:
+            return compute(params, portions[0])[None]
+
+        # Every device loops as often as its own frames need.
+        specs = {"in_specs": (P(), P("data")), "out_specs": P("data"), "check_vma": False}
+        self._compute = jax.jit(jax.shard_map(each, mesh=mesh, **specs))
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """`FlowFunction`. The last frame of a portion is the first one of the next; the last portions are filled up."""
+        _check(frames)
+        last, step, fields = len(frames) - 1, self._devices * self._pairs, []
+        for start in range(0, last, step):
+            begins = np.arange(start, start + step, self._pairs)
+            numbers = np.minimum(begins[:, None] + np.arange(self._pairs + 1), last)
+            found = self._compute(self._params, jax.device_put(frames[numbers], self._sharding))
+            fields.append(np.asarray(found).reshape(step, *found.shape[2:])[: last - start])
+        return np.concatenate(fields)
 
 
 def _by_pairs(make_estimator: Callable[[], Any], frames: np.ndarray) -> np.ndarray:
