@@ -96,9 +96,9 @@ def from_flags(recipe: str, inputs: Sequence[str], workdir: epath.PathLike, netw
             "--mode=extract needs --recipe=<name> and --inputs=<videos or folders>; --recipe=list shows the recipes."
         )
     found = extract(recipe_of(recipe), inputs, workdir, networks)
-    log.info("features of %d videos are in %s", len(found.features), workdir)
+    log.info("features in %s: %d of %d videos", workdir, len(found.features), len(found.features) + len(found.failed))
     if found.failed:
-        log.error("%d videos failed:\n  %s", len(found.failed), "\n  ".join(found.failed.values()))
+        log.error("failed: %s", ", ".join(found.failed))
     return 1 if found.failed else 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
+import sys
 import wave
 
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from tests.feature_networks import NETWORKS, StandIns, summary
 
 av = pytest.importorskip("av", reason="PyAV is an optional dependency")
 
+ROOT = pathlib.Path(__file__).parents[1]
 CLIPS = pathlib.Path(os.environ.get("ACTLOC_DATA", pathlib.Path(__file__).parents[2] / "shared" / "data")) / "clips"
 
 
@@ -180,6 +183,29 @@ def test_a_video_that_fails_does_not_stop_the_others(
     for video, text in found.failed.items():
         assert f"{video}." in text
         assert not (tmp_path / "out" / f"{video}.npy").exists()
+
+
+DEVICES = """
+import pathlib, sys
+import numpy, pytest
+from actloc_jax.data.feature_recipes import recipe_of
+from actloc_jax.extract import extract
+from tests.feature_networks import NETWORKS, StandIns
+StandIns(pytest.MonkeyPatch())
+extract(recipe_of("cola"), [sys.argv[1]], sys.argv[2], NETWORKS)
+"""
+
+
+def test_several_devices_give_the_same_features(
+    videos: pathlib.Path, tmp_path: pathlib.Path, stand_ins: StandIns
+) -> None:
+    one = extract(RECIPES["cola"], [str(videos)], tmp_path / "one", NETWORKS).features
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    command = [sys.executable, "-c", DEVICES, str(videos), str(tmp_path / "four")]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}, check=True, timeout=300)
+    for video, path in one.items():
+        four = tmp_path / "four" / f"{video}.npy"
+        np.testing.assert_allclose(np.load(four), np.load(path), atol=1e-6)
 
 
 def test_doubts_are_told_and_written(
