@@ -201,26 +201,16 @@ class I3D(nnx.Module):
         return self.outputs(windows).features
 
     def outputs(self, windows: jax.Array) -> I3DOutput:
-        """Features, what they are the mean of, and logits.
-
-        Args:
-            windows: [batch, time, height, width, in_channels], as of `__call__`.
-
-        Raises:
-            ValueError: windows that are too small.
-        """
-        x = self._last(windows)
-        _, time, height, width, _ = x.shape
-        if (height, width) != POOL[1:] or time < POOL[0]:
+        """Features, what they are the mean of, and logits; arguments as of `__call__`."""
+        x = self._scaled(windows)
+        for name in END_POINTS:
+            x = self._layer(name, x)
+        if x.shape[2:4] != POOL[1:] or x.shape[1] < POOL[0]:
             raise ValueError(
-                f"windows of {windows.shape[1]} frames of {windows.shape[2]} x {windows.shape[3]} become {time} x "
-                f"{height} x {width} positions; expected at least 2 x 7 x 7, and 7 rows and columns: "
-                "give at least 10 frames of 224 x 224"
+                f"windows of {_size_text(windows)} become {_size_text(x)} positions; expected at least 2 x 7 x 7, "
+                "and 7 rows and columns: give at least 10 frames of 224 x 224"
             )
-        frames = x.astype(jnp.float32).mean(axis=(2, 3))
-        steps = (frames[:, :-1] + frames[:, 1:]) / POOL[0]
-        logits = self.logits(steps[:, :, None, None, :])[:, :, 0, 0]
-        return I3DOutput(steps.mean(axis=1), steps, logits)
+        return self.pooled(x)
 
     def end_points(self, windows: jax.Array) -> dict[str, jax.Array]:
         """Every end point by its name in `END_POINTS`, each [batch, time, height, width, channels]."""
@@ -229,11 +219,12 @@ class I3D(nnx.Module):
             x = points[name] = self._layer(name, x)
         return points
 
-    def _last(self, windows: jax.Array) -> jax.Array:
-        x = self._scaled(windows)
-        for name in END_POINTS:
-            x = self._layer(name, x)
-        return x
+    def pooled(self, last: jax.Array) -> I3DOutput:
+        """What `outputs` makes of the last end point [batch, time, 7, 7, channels]."""
+        frames = last.astype(jnp.float32).mean(axis=(2, 3))
+        steps = (frames[:, :-1] + frames[:, 1:]) / POOL[0]
+        logits = self.logits(steps[:, :, None, None, :])[:, :, 0, 0]
+        return I3DOutput(steps.mean(axis=1), steps, logits)
 
     def _layer(self, name: str, x: jax.Array) -> jax.Array:
         if hasattr(self, name):
@@ -250,6 +241,11 @@ class I3D(nnx.Module):
         if windows.dtype == jnp.uint8:
             windows = 2 * windows.astype(jnp.float32) / 255 - 1
         return windows.astype(self.dtype)
+
+
+def _size_text(x: jax.Array) -> str:
+    """`16 x 224 x 224`, of [batch, time, height, width, channels]."""
+    return " x ".join(map(str, x.shape[1:4]))
 
 
 class LoadedI3D(NamedTuple):

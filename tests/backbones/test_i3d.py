@@ -79,7 +79,7 @@ def test_steps_of_each_length() -> None:
 def test_windows_that_do_not_fit() -> None:
     static = I3DSizes(num_classes=5, padding="static_same", divisor=16)
     for sizes, time in ((SMALL, 8), (static, 9)):
-        with pytest.raises(ValueError, match=rf"windows of {time} frames of 224 x 224 become 1 x 7 x 7 positions; exp"):
+        with pytest.raises(ValueError, match=rf"windows of {time} x 224 x 224 become 1 x 7 x 7 positions; exp"):
             shape_of(sizes, time)
     with pytest.raises(ValueError, match=r"become 2 x 8 x 7 positions; .*give at least 10 frames of 224 x 224"):
         shape_of(SMALL, 16, height=256)
