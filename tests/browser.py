@@ -166,6 +166,7 @@ class Browser:
         page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
+        page.call("Page.bringToFront")
         page.call("Page.navigate", url=address)
         page.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
         return page

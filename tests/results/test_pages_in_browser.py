@@ -132,6 +132,27 @@ def test_the_page_follows_the_video(clip: browsers.Page) -> None:
     assert float(clip.evaluate("document.querySelector('#axis').getAttribute('aria-valuenow')")) > 0.3
 
 
+def test_a_video_longer_than_its_timeline_lengthens_it(clip: browsers.Page) -> None:
+    clip.evaluate("duration = 4, drawAxis(), drawRows(), video.onloadedmetadata()")
+    assert clip.evaluate("duration") == pytest.approx(10.0, abs=0.2)
+    assert float(clip.evaluate("document.querySelector('#axis').getAttribute('aria-valuemax')")) > 9
+    assert clip.evaluate(f"document.querySelector('{bar(1, 2)}').style.left").startswith("min(10%")
+
+
+def test_zoom_widens_the_timeline_around_the_position(clip: browsers.Page) -> None:
+    clip.evaluate(
+        "seek(5), (zoom => { zoom.value = 3; zoom.dispatchEvent(new Event('input')); })"
+        "(document.querySelector('#zoom'))"
+    )
+    inner, outer, left = clip.evaluate(
+        "[document.querySelector('#inner').clientWidth, ...(node => [node.clientWidth, node.scrollLeft])"
+        "(document.querySelector('#scroller'))]"
+    )
+    assert inner == pytest.approx(8 * outer, rel=0.05)
+    assert left + outer / 2 == pytest.approx(inner / 2, rel=0.05)
+    assert clip.evaluate("document.querySelector('#zoom').getAttribute('aria-valuetext')") == "8.0 times"
+
+
 def test_a_bar_says_what_it_is_when_pointed_at(clip: browsers.Page) -> None:
     clip.move(*clip.place(bar(3, 3)))
     clip.wait("!document.querySelector('#tip').hidden")

@@ -104,13 +104,17 @@ function openPlayer() {
     }
     if (now) video.currentTime = now;
   };
-  const follow = () => {
+  const take = () => {
+    if (video.seeking) return;
     now = Math.min(video.currentTime, duration);
     showPosition();
+  };
+  const follow = () => {
+    take();
     if (!video.paused && !video.ended) requestAnimationFrame(follow);
   };
   video.onplay = follow;
-  video.onseeked = () => { if (!video.seeking) follow(); };
+  video.onseeked = video.ontimeupdate = take; // a page in the background has no animation frames
 }
 
 function openStills() {
