@@ -55,12 +55,9 @@ def test_folded_norms_change_nothing_and_levels_are_values() -> None:
         np.testing.assert_allclose(ours, other, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.features, found.steps.mean(axis=1), rtol=1e-6)
     assert float(jnp.std(found.features)) > 0.01  # the random network does say something
-
-
-def test_bfloat16_is_near_and_returns_float32() -> None:
-    exact, rounded = outputs(windows()).features, outputs(windows(), dtype=jnp.bfloat16).features
+    rounded = outputs(levels, dtype=jnp.bfloat16).features
     assert rounded.dtype == jnp.float32
-    assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
+    assert 0 < np.abs(rounded - found.features).max() < 0.05 * np.abs(found.features).max()
 
 
 def shape_of(sizes: I3DSizes, time: int, height: int = 224) -> I3DOutput:
@@ -94,7 +91,7 @@ def test_end_points_have_the_published_sizes() -> None:
     params = jax.eval_shape(lambda: united(net.init(jax.random.key(0)), net.init_statistics()))
     x = jax.ShapeDtypeStruct((1, 64, 224, 224, 3), jnp.float32)
     points = jax.eval_shape(functools.partial(net, method="end_points"), params, x)
-    assert tuple(points) == END_POINTS
+    assert set(points) == set(END_POINTS)
     sizes = {name: points[name].shape[1:] for name in ("conv3d_1a_7x7", "mixed_3c", "mixed_4f", "mixed_5c")}
     assert sizes == {
         "conv3d_1a_7x7": (32, 112, 112, 64),

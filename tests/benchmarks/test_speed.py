@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actloc_jax.systems.tst.refiner import RefinerSizes
-from benchmarks import detection, diffact, refiner
+from benchmarks import detection, diffact, i3d, refiner
 from benchmarks.timing import print_rows
 from configs import fustal_thumos, tst_gtea
 
@@ -39,3 +39,10 @@ def test_detection(capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["product", "student", "train", "generator"]
     assert lines[1].endswith("100%")
+
+
+def test_i3d(capsys) -> None:
+    row = i3d.stream_row("flow", frames=10, batch=1, dtype="bfloat16", repeat=2, divisor=32)
+    assert (row.name, row.milliseconds.shape) == ("flow", (2,))
+    i3d.print_windows([row], batch=1)
+    assert capsys.readouterr().out.splitlines()[1].startswith("flow")
