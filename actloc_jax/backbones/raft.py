@@ -11,6 +11,8 @@ Images are [images, height, width, channels], flow is [pairs, height, width, 2] 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -211,9 +213,12 @@ class Raft(nnx.Module):
             ValueError: sizes that do not fit.
         """
         _check(frames)
-        features = self.fnet(_scaled(frames))
-        state, context = self.context(frames[:-1])
-        return self.search(features[:-1], features[1:], state, context, iterations=iterations, initial=initial)
+        features = _one_by_one(self.fnet, _scaled(frames))
+        state, context = _one_by_one(self.context, frames[:-1])
+        if initial is None:
+            initial = jnp.zeros((*context.shape[:3], 2), jnp.float32)
+        search = functools.partial(self.search, iterations=iterations)
+        return _one_by_one(search, features[:-1], features[1:], state, context, initial)
 
     def context(self, frames: jax.Array) -> tuple[jax.Array, jax.Array]:
         """State before the first iteration, and what every iteration sees of the first images.
@@ -229,9 +234,9 @@ class Raft(nnx.Module):
         second: jax.Array,
         state: jax.Array,
         context: jax.Array,
+        flow: jax.Array,
         *,
         iterations: int | jax.Array = ITERATIONS,
-        initial: jax.Array | None = None,
     ) -> jax.Array:
         """The flow between two feature maps.
 
@@ -240,8 +245,8 @@ class Raft(nnx.Module):
             second: of the second images, same shape.
             state: [pairs, height, width, hidden], see `context`.
             context: [pairs, height, width, context].
-            iterations: as of `__call__`; at least one.
-            initial: as of `__call__`.
+            flow: [pairs, height, width, 2] float32, coarse flow to begin with.
+            iterations: as of `__call__`.
 
         Returns:
             [pairs, 8 * height, 8 * width, 2] float32.
@@ -250,7 +255,6 @@ class Raft(nnx.Module):
         maps = correlation.padded(correlation.pyramid(first, second, self.sizes.levels), self.sizes.radius)
         here = flow_fields.positions(height, width)
         gates = self.update_block.prepared(context)
-        flow = jnp.zeros((pairs, height, width, 2), jnp.float32) if initial is None else initial
 
         def step(_: int, carried: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             state, flow = carried
@@ -309,6 +313,14 @@ class UpdateBlock(nnx.Module):
 
     def _units(self) -> list[ConvGru]:
         return [self.gru_horizontal, self.gru_vertical] if self.is_separable else [self.gru]
+
+
+def _one_by_one(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """`function` of arrays [images, ...]: on CPUs image after image, which their caches hold; elsewhere of all."""
+    if jax.default_backend() != "cpu":
+        return function(*arrays)
+    found = jax.lax.map(lambda each: function(*(array[None] for array in each)), arrays)
+    return jax.tree.map(lambda array: array[:, 0], found)
 
 
 def _scaled(frames: jax.Array) -> jax.Array:
