@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 USUAL_RATES = (12.0, 35.0)
 """Frames per second that differ little from the 25 on which I3D was trained."""
 
-_PICTURES_AT_ONCE = 168  # of a shard, about: 8 windows of 21 frames
+_PICTURES_AT_ONCE = {"cpu": 168, "other": 672}  # of a shard, about: 8 and 32 windows of 21 frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,7 +298,8 @@ def _run(waiting: list[_Video], recipe: Recipe, networks: Networks, found: Extra
         video.parts = np.zeros([video.missing, recipe.crops, channels], np.float32)
         video.manifest = dataclasses.replace(video.manifest, channels=channels)
     total, done = sum(video.missing for video in waiting), 0
-    at_once = min(_PICTURES_AT_ONCE // (recipe.window * recipe.crops), -(-total // compute.shards))
+    pictures = _PICTURES_AT_ONCE["cpu" if jax.default_backend() == "cpu" else "other"]
+    at_once = min(pictures // (recipe.window * recipe.crops), -(-total // compute.shards))
     rows = _rows(waiting, recipe, flow)
     blocks = window_stream.in_thread(
         window_stream.blocks(rows, recipe, shards=compute.shards, at_once=max(at_once, 1)), ahead=2

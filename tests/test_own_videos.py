@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from actloc_jax import own_videos, splits, systems, workdirs
 from actloc_jax.data.feature_manifests import manifest_of
-from actloc_jax.data.feature_recipes import RECIPES, recipe_of
+from actloc_jax.data.feature_recipes import RECIPES, recipe_of, text_of
 from actloc_jax.extract import Networks, extract
 from actloc_jax.model import load
 from actloc_jax.own_videos import as_features
@@ -136,3 +136,40 @@ def test_every_config_names_a_recipe_that_is_known() -> None:
 def _recipes(config: ConfigDict) -> list[Any]:
     data = config.data
     return [data[view].recipe for view in ("generator", "student") if view in data] or [data.recipe]
+
+
+@pytest.mark.parametrize("system", TINY)
+def test_training_on_features_of_another_recipe_is_refused(
+    system: str, video: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StandIns(monkeypatch)
+    config = TINY[system]()
+    config = splits.of_split(config, splits.chosen(config)[0])
+    systems.of(config).dataset(config, epath.Path(tmp_path))  # generates the demo's data
+    (features,) = (path for path in tmp_path.rglob("features") if path.is_dir())
+    extract(recipe_of(RECIPE), [str(video)], features, NETWORKS)
+    (features / "cooking.npy").unlink()
+    views = [config.data[name] for name in ("generator", "student") if name in config.data] or [config.data]
+    for recipe, severity, said in (
+        ("generated", "error", "is generated"),
+        ("mstcn_15fps", "error", "window 10 instead of 21"),
+        (RECIPE + ",optical_flow=dis", "warning", "optical_flow tvl1 instead of dis"),
+        ("", "warning", "which the config does not say"),
+    ):
+        for view in views:
+            view.recipe = recipe
+        found = systems.of(config).dataset(config, epath.Path(tmp_path)).problems(config.data.train_split)
+        found = [problem for problem in found if "were made by recipe" in problem.message]
+        assert [problem.severity for problem in found] == [severity]
+        assert said in found[0].message
+        assert f"recipe={RECIPES['cola'].name}:fps=15" in found[0].message
+    for view in views:
+        view.recipe = RECIPE
+    found = systems.of(config).dataset(config, epath.Path(tmp_path)).problems(config.data.train_split)
+    assert not [problem for problem in found if "recipe" in problem.message]
+
+
+@pytest.mark.parametrize("text", [*RECIPES, RECIPE, "actionformer:crop=ten,streams=rgb", "cola:fps=29.97"])
+def test_recipes_can_be_written_and_read_again(text: str) -> None:
+    recipe = recipe_of(text)
+    assert recipe_of(text_of({"name": recipe.name, **recipe.fields()})) == recipe

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from actloc_jax.data.feature_recipes import OUT_OF_REACH, PER_FRAME, Recipe, recipe_of
+from actloc_jax.data.feature_recipes import OUT_OF_REACH, PER_FRAME, Recipe, recipe_of, said_as
 from actloc_jax.data.json_files import read_json, write_json
 
 FORMAT = 1
@@ -22,7 +22,7 @@ STREAM_FILES = ("_rgb", "_flow")
 """What `video_features` appends to the name of a video, one file for each stream."""
 
 _ALIKE = {"optical_flow": {"tvl1": "tvl1_opencv", "tvl1_opencv": "tvl1"}}
-_SHIFTING = ("optical_flow", "stride", "port", "files", "layer")
+_HARMLESS = ("files", "layer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +101,32 @@ def key_of(recipe: Recipe, networks: Mapping[str, Any]) -> str:
     return f"{recipe.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
+def differences(found: Mapping[str, Any], wanted: str) -> tuple[list[str], list[str]]:
+    """How features differ from those of a recipe.
+
+    Args:
+        found: the `recipe` of a manifest.
+        wanted: the recipe, as configs name it (`recipe_of`), one that can be made here.
+
+    Returns:
+        (differences of another kind of features, differences that only shift them), each "field this instead of that".
+    """
+    fields = recipe_of(wanted).fields()
+    wrong = sorted(name for name in fields if found.get(name) != fields[name] and name not in _HARMLESS)
+    wrong = [name for name in wrong if _ALIKE.get(name, {}).get(fields[name]) != found.get(name)]
+    shifting = {"optical_flow", "port", *(("stride",) if fields["windows"] in PER_FRAME else ())}
+    texts = {
+        name: f"{name} {said_as(name, found.get(name))} instead of {said_as(name, fields[name])}" for name in wrong
+    }
+    return [texts[name] for name in wrong if name not in shifting], [texts[name] for name in wrong if name in shifting]
+
+
 def misfit(found: Mapping[str, Any], trained_on: str) -> tuple[str, str]:
     """What speaks against features, for a model that was trained on those of a recipe.
 
     Args:
         found: the `recipe` of a manifest.
-        trained_on: as configs name it, see `recipe_of`; "" where it is not known.
+        trained_on: the recipe as the model's config names it; "" where it is not known.
 
     Returns:
         (why they must not be used, what makes the results worse), each empty if there is nothing.
@@ -116,19 +136,7 @@ def misfit(found: Mapping[str, Any], trained_on: str) -> tuple[str, str]:
     here = f"these features are of recipe {found['name']}"
     if trained_on.partition(":")[0] in OUT_OF_REACH:
         return f"the checkpoint was trained on features {trained_on!r} ({OUT_OF_REACH[trained_on]}), {here}", ""
-    wanted = recipe_of(trained_on).fields()
-    wrong = {name for name in wanted if found.get(name) != wanted[name]}
-    wrong -= {name for name in wrong if _ALIKE.get(name, {}).get(wanted[name]) == found.get(name)}
-    described = {
-        name: f"{name} {_said(name, found.get(name))} instead of {_said(name, wanted[name])}" for name in sorted(wrong)
-    }
-    shifting = set(_SHIFTING) if wanted["windows"] in PER_FRAME else set(_SHIFTING) - {"stride"}
-    harder = [text for name, text in described.items() if name not in shifting]
-    softer = [text for name, text in described.items() if name in shifting and name not in ("files", "layer")]
+    harder, softer = differences(found, trained_on)
     error = f"the checkpoint was trained on features of recipe {trained_on}, {here}: {', '.join(harder)}"
     warning = f"features differ from those that the checkpoint was trained on ({trained_on}): {', '.join(softer)}"
     return error if harder else "", warning if softer else ""
-
-
-def _said(name: str, value: Any) -> str:
-    return "the video's own" if name == "fps" and not value else str(value)

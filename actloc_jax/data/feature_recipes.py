@@ -82,6 +82,7 @@ class Recipe:
     files: str
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fps", float(self.fps))  # so that 25 and 25.0 are one recipe
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"recipe {self.name}: {field}={getattr(self, field)!r}; use {', '.join(choices)}")
@@ -181,10 +182,10 @@ class Recipe:
         Returns:
             [crops, 224, 224, 2]: uint8 levels if `flow_values` is "images", else float32 network values.
         """
-        if self.flow_values == "images":
-            return self._cropped(flow_values.image_levels(flow))
         if self.flow_of == "own_size":
             flow = frame_resizing.opencv_linear(flow, *self._size(*flow.shape[:2]))
+        if self.flow_values == "images":
+            return self._cropped(flow_values.image_levels(flow))
         cropped = self._cropped(flow)
         if self.flow_values == "divided":
             return flow_values.divided(cropped)
@@ -300,26 +301,43 @@ def recipe_of(text: str) -> Recipe:
     return dataclasses.replace(recipe, **values)
 
 
+def text_of(fields: Mapping[str, Any]) -> str:
+    """What `recipe_of` reads as this recipe.
+
+    Args:
+        fields: `name` and all fields.
+    """
+    standard = RECIPES[fields["name"]].fields()
+    changed = [f"{field}={fields[field]}" for field in standard if fields[field] != standard[field]]
+    return ":".join([fields["name"], ",".join(changed)] if changed else [fields["name"]])
+
+
 def _typed(name: str, field: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
-        if text not in ("true", "false"):
+        if text.lower() not in ("true", "false"):
             raise ValueError(f"recipe {name}: {field}={text!r}; use true or false")
-        return text == "true"
+        return text.lower() == "true"
     try:
         return type(default)(text)
     except ValueError as error:
         raise ValueError(f"recipe {name}: {field}={text!r} is no number") from error
 
 
+def said_as(field: str, value: Any) -> str:
+    """The value of a field in words."""
+    if field == "fps":
+        return f"{value:g}" if value else "the video's own"
+    return str(value)
+
+
 def table(recipe: Recipe) -> str:
     """The fields of a recipe, one a line: D for documented, with the source, or I for inferred."""
     said, lines = DOCUMENTED[recipe.name], [recipe.name]
     for field, value in recipe.fields().items():
-        shown = "the video's own" if field == "fps" and not value else str(value)
         mark, source = ("D", said[field]) if field in said else ("I", "")
         if value != getattr(RECIPES[recipe.name], field):
             mark, source = "-", "changed"
-        lines.append(f"  {mark} {field:13} {shown:17} {source}".rstrip())
+        lines.append(f"  {mark} {field:13} {said_as(field, value):17} {source}".rstrip())
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from actloc_jax.data import feature_files, synthetic_activities
+from actloc_jax.data import feature_files, recipe_problems, synthetic_activities
 from actloc_jax.data.activities import ActivityFolder
 from actloc_jax.metrics import clustering
 from actloc_jax.systems.api import Dataset
@@ -46,7 +46,10 @@ def open_dataset(config: ConfigDict, workdir: epath.Path) -> Dataset:
         class_names=folder.class_names,
         source=folder.source,
         truth=truth,
-        problems=folder.problems,
+        problems=lambda split: [
+            *folder.problems(split),
+            *recipe_problems.find_problems(folder.root / "features", data.recipe),
+        ],
         frame_rate=data.frame_rate,
         chance=lambda split: clustering.chance(truth(split), config.clusters[data.split], config.eval.seed),
     )

@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from actloc_jax.data import feature_files, synthetic_detection
+from actloc_jax.data import feature_files, recipe_problems, synthetic_detection
 from actloc_jax.data.annotations import VideoAnnotation
 from actloc_jax.data.detection import DetectionFolder
 from actloc_jax.data.detection_problems import find_problems
@@ -76,7 +76,11 @@ def _open_view(config: ConfigDict, name: str, workdir: epath.Path) -> Dataset:
         return instances(folder.annotated(split))
 
     def problems(split: str) -> list[Problem]:
-        return find_problems(folder, split, read_values=True)
+        found = find_problems(folder, split, read_values=True)
+        if split == "train":
+            features, recipe = epath.Path(folder.features.locations("")[0]).parent, config.data[name].recipe
+            found += recipe_problems.find_problems(features, recipe, field=f"data.{name}.recipe")
+        return found
 
     return Dataset(
         class_names=folder.class_names,

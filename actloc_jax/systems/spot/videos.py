@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from actloc_jax.data import feature_files, spot_problems, synthetic_spot
+from actloc_jax.data import feature_files, recipe_problems, spot_problems, synthetic_spot
 from actloc_jax.data.annotations import VideoAnnotation
 from actloc_jax.data.detection import DetectionFolder
 from actloc_jax.data.feature_inputs import FeatureInputs
@@ -136,6 +136,8 @@ def find_problems(config: ConfigDict, videos: SemiSupervised) -> list[Problem]:
         found.append(Problem("error", str(error)))
     if isinstance(videos.folder, DetectionFolder):  # prepared data were checked then
         found += spot_problems.find_problems(videos, scores=scores)
+        features = epath.Path(videos.folder.features.locations("")[0]).parent
+        found += recipe_problems.find_problems(features, config.data.recipe)
     return found
 
 

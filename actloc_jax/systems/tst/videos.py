@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from actloc_jax.data import batching, feature_files, problems, synthetic, tfds_builders
+from actloc_jax.data import batching, feature_files, problems, recipe_problems, synthetic, tfds_builders
 from actloc_jax.data.frame_cache import CachedSource, FrameFiles
 from actloc_jax.data.samples import Record, Sample
 from actloc_jax.data.segmentation import SegmentationFolder, SegmentationSource
@@ -107,7 +107,13 @@ def _open_folder(config: ConfigDict, workdir: epath.Path) -> _Videos:
         subset, number = _subset(split)
         if subset == "val" and not folder.bundle_path(subset, number).exists():
             return []  # videos of the training split, which is checked
-        return problems.find_problems(folder, subset, number, need_features=config.backbone.kind != FILES)
+        need_features = config.backbone.kind != FILES
+        others = (
+            recipe_problems.find_problems(folder.features_dir, data.recipe)
+            if need_features and subset == "train"
+            else []
+        )
+        return others + problems.find_problems(folder, subset, number, need_features=need_features)
 
     def source(split: str) -> Any:
         videos = SegmentationSource(folder, names(split), name=split)
