@@ -83,6 +83,11 @@ def test_options_of_a_config_come_with_value_type_and_comment() -> None:
         (["--mode=options"], ["--mode=options needs --config"]),
         (["--mode=export"], ["--mode=export needs --checkpoint"]),
         (["--mode=export", "--checkpoint=x", "--lengths=long"], ["--lengths=long must be whole numbers"]),
+        (
+            ["--mode=extract", "--recipe=cola"],
+            ["--mode=extract needs --recipe=<name> and --inputs=<videos or folders>"],
+        ),
+        (["--mode=extract", "--recipe=i3d", "--inputs=a.mp4"], ["recipe 'i3d' is unknown; use mstcn", "--recipe=list"]),
         (["stray"], ["Unexpected argument 'stray'"]),
     ],
 )
@@ -103,3 +108,10 @@ def test_every_config_lists_its_options(config: pathlib.Path) -> None:
     assert "Arguments: " in text
     assert "  train.seed " in text
     assert len([line for line in text.splitlines() if "  # " in line]) > 15
+
+
+def test_the_recipes_of_features_are_printed() -> None:
+    answer = _run("--mode=extract", "--recipe=list")
+    assert answer.returncode == 0
+    assert "mstcn_15fps\n  D fps" in answer.stdout
+    assert "  I crop" in answer.stdout
