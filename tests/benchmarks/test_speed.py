@@ -42,7 +42,7 @@ def test_detection(capsys) -> None:
 
 
 def test_i3d(capsys) -> None:
-    row = i3d.stream_row("flow", frames=10, batch=1, dtype="bfloat16", repeat=2, divisor=16)
+    row = i3d.stream_row("flow", frames=10, batch=1, dtype="float32", repeat=2, divisor=16)
     assert (row.name, row.milliseconds.shape) == ("flow", (2,))
     i3d.print_windows([row], batch=1)
     assert capsys.readouterr().out.splitlines()[1].startswith("flow")
