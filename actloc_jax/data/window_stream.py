@@ -6,6 +6,8 @@ some pictures and, for each window, which of them it shows. Blocks have one shap
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import queue
@@ -25,7 +27,11 @@ Flow = Callable[[np.ndarray], np.ndarray]
 """Frames uint8 [n + 1, height, width, 3] to flow float32 [n, height, width, 2] in pixels."""
 
 CHANNELS = {"rgb": 3, "flow": 2}
-T = TypeVar("T")
+THREADS = 4
+"""That resize and crop."""
+
+Pool = concurrent.futures.ThreadPoolExecutor
+S, T = TypeVar("S"), TypeVar("T")
 
 
 class Row(NamedTuple):
@@ -59,23 +65,36 @@ def rows_of_video(
     Raises:
         ValueError: there are fewer frames.
     """
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        yield from _rows(video, frames, count, recipe, flow, pool)
+
+
+def _rows(
+    video: int, frames: Iterable[np.ndarray], count: int, recipe: Recipe, flow: Flow | None, pool: Pool
+) -> Iterator[Row]:
     windows = recipe.windows_of(count)
     numbers = {"rgb": windows.frames, "flow": windows.fields}
     numbers = {stream: array for stream, array in numbers.items() if recipe.has(stream)}
     pictures: dict[str, dict[int, np.ndarray]] = {stream: {} for stream in numbers}
-    fields = _FieldMaker(recipe, flow, numbers["flow"]) if "flow" in numbers else None
+    fields = _FieldMaker(recipe, flow, numbers["flow"], pool) if "flow" in numbers else None
     used = set(windows.frames.ravel().tolist()) if "rgb" in numbers else set()
     total, first = len(windows.frames), _first_needed(numbers)
     row = read = 0
-    for number, frame in enumerate(frames):
+
+    def prepared(numbered: tuple[int, np.ndarray]) -> tuple[int, np.ndarray | None, np.ndarray | None]:
+        """The number of a frame, what the rgb network reads of it, and the frame that optical flow is computed on."""
+        number, frame = numbered
+        wants_flow = fields is not None
+        resized = recipe.resized(frame) if number in used or wants_flow else frame
+        seen = resized if recipe.flow_of == "resized" else frame
+        return number, recipe.rgb_pictures(resized) if number in used else None, seen if wants_flow else None
+
+    for number, picture, seen in _ahead(pool, prepared, enumerate(frames)):
         read += 1
-        if number in used or fields is not None:
-            resized = recipe.resized(frame)
-        if number in used:
-            pictures["rgb"][number] = recipe.rgb_pictures(resized)
-        if fields is not None:
-            made = fields.add(number, frame if recipe.flow_of == "own_size" else resized, final=number == count - 1)
-            pictures["flow"].update(made)
+        if picture is not None:
+            pictures["rgb"][number] = picture
+        if seen is not None:
+            pictures["flow"].update(fields.add(number, seen, final=number == count - 1))
         while row < total and all(_there(pictures[stream], numbers[stream][row]) for stream in numbers):
             yield Row(video, row, {stream: array[row] for stream, array in numbers.items()}, pictures)
             row += 1
@@ -100,13 +119,24 @@ def _there(pictures: dict[int, np.ndarray], numbers: np.ndarray) -> bool:
     return highest == NOTHING or highest in pictures
 
 
+def _ahead(pool: Pool, function: Callable[[T], S], items: Iterable[T]) -> Iterator[S]:
+    """`map` in threads, a few items ahead, in order."""
+    waiting: collections.deque[concurrent.futures.Future[S]] = collections.deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > 2 * THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
 class _FieldMaker:
     """Collects frames and computes the fields that are needed, some at a time."""
 
-    def __init__(self, recipe: Recipe, flow: Flow | None, needed: np.ndarray) -> None:
+    def __init__(self, recipe: Recipe, flow: Flow | None, needed: np.ndarray, pool: Pool) -> None:
         if flow is None:
             raise ValueError(f"recipe {recipe.name} has a flow stream, but nothing computes optical flow")
-        self._recipe, self._flow = recipe, flow
+        self._recipe, self._flow, self._pool = recipe, flow, pool
         self._needed = set(needed.ravel().tolist())
         self._waiting: list[np.ndarray] = []
         self._first = 0
@@ -124,7 +154,7 @@ class _FieldMaker:
         found, waiting = {}, self._waiting
         if len(waiting) > 1:
             flow = self._flow(np.stack(waiting))
-            found = {self._first + k: self._recipe.flow_pictures(field) for k, field in enumerate(flow)}
+            found = dict(enumerate(self._pool.map(self._recipe.flow_pictures, flow), start=self._first))
         self._first += len(waiting) - 1
         self._waiting = waiting[-1:] if keep else []
         return found
