@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -30,14 +31,18 @@ def moving_picture(frames: int, height: int, width: int) -> np.ndarray:
     return np.stack([picture[y : y + height, x : x + width] for y, x in starts])
 
 
-def rows(frames: np.ndarray, *, iterations: int, repeat: int) -> Iterator[Row]:
-    """One row per way to compute the flow of all pairs of `frames`; times are for all of them together."""
+def raft_rows(frames: np.ndarray, sizes: Sequence[str], *, iterations: int, repeat: int) -> Iterator[Row]:
+    """RAFT with random weights, one row per size; times are for all pairs of `frames` together."""
     rng = np.random.default_rng(0)
-    for size, sizes in raft.PRESETS.items():
-        net = raft.network(sizes)
+    for size in sizes:
+        net = raft.network(raft.PRESETS[size])
         params = jax.tree.map(lambda leaf: 0.01 * rng.standard_normal(leaf.shape, np.float32), raft.shapes(net))
         run = functools.partial(raft.flow_of_frames, net, iterations=iterations)
         yield measure(f"RAFT {size}", run, (params, frames), repeat)
+
+
+def variational_rows(frames: np.ndarray, *, repeat: int) -> Iterator[Row]:
+    """TV-L1, and OpenCV's algorithms where they are installed; times are for all pairs of `frames` together."""
     yield measure("TV-L1", tvl1.flow, (np.asarray(tvl1.grey(frames)),), repeat)
     for algorithm in ("tvl1_opencv", "dis"):
         try:
@@ -59,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     frames = moving_picture(args.pairs + 1, args.height, args.width)
     title = f"{args.pairs} pairs of {args.height} x {args.width} pixels, RAFT with {args.iterations} iterations"
-    print_rows(title, rows(frames, iterations=args.iterations, repeat=args.repeat))
+    networks = raft_rows(frames, list(raft.PRESETS), iterations=args.iterations, repeat=args.repeat)
+    print_rows(title, itertools.chain(networks, variational_rows(frames, repeat=args.repeat)))
 
 
 if __name__ == "__main__":
