@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -185,7 +186,7 @@ def _publish(
     index = pages.write_pages(
         (pages.with_media(timeline, media, config=config.name) for timeline in timelines),
         workdir, title=title, videos=len(known[source]), scores={**metrics, **references},
-        links={"All scores and figures": report.name}, most=pages.MOST_PAGES,
+        links={"All scores and figures": os.path.basename(report)}, most=pages.MOST_PAGES,
     )  # fmt: skip
     log.info("report: %s; its videos: %s", report, index)
     log.info("results on %s\n%s", config.data.test_split, table({**metrics, **references}))

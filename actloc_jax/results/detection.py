@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -127,10 +128,7 @@ def video_timelines(
             for row in rows
             if row.video == result.video
         ]
-        scores = {}
-        if true is not None and len(true.labels):  # else there is nothing to evaluate
-            summary = score([result], {result.video: true}, class_names, options)
-            scores = {name: summary[name] for name in (detection.name(_shown_tiou(options)), "mAP") if name in summary}
+        scores = {} if true is None else _own_scores(result, true, options)
         ends = [segment.end for track in tracks for segment in track.segments]
         yield Timeline(result.video, tuple(tracks), tuple(class_names), max([1.0, *ends]), scores=scores)
 
@@ -211,6 +209,16 @@ def _figures(
             detection_errors.KINDS, errors.profile[shown], errors.gains(), threshold=thresholds[shown], title=title
         )
     return figures
+
+
+def _own_scores(result: ScoredSegments, truth: Instances, options: ConfigDict) -> dict[str, float]:
+    """mAP of one video at the usual tIoU and over all; none without instances. Classes that it lacks are left out."""
+    if not len(truth.labels):
+        return {}
+    protocol = dataclasses.replace(_protocol(options), unknown="ignore")
+    found = detection.evaluate(_detections([result]), {result.video: truth}, tuple(options.tiou), protocol)
+    summary = _summary(found, options)
+    return {name: summary[name] for name in (detection.name(_shown_tiou(options)), "mAP") if name in summary}
 
 
 def _shown_tiou(options: ConfigDict) -> float:

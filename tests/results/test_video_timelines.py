@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from actloc_jax.metrics.detection_matching import Instances
-from actloc_jax.results import RESULTS, files, pages
+from actloc_jax.results import RESULTS, detection, files, pages
 from actloc_jax.results.timeline import Timeline, relative_address
 from actloc_jax.results.types import FrameLabels, ScoredSegments, Segment
 from tests.data.video_writing import pictures, write_video
@@ -100,6 +100,11 @@ def test_detections_of_a_video_have_their_own_map_where_instances_are() -> None:
     assert two.scores == {"mAP@0.5": 100.0, "mAP": 100.0}
     assert none.scores == {}
     assert two.tracks[0].segments == (Segment(0.5, 1.0, "pour"),)
+    options = OPTIONS.copy_and_resolve_references()
+    options.protocol = "fustal"  # refuses classes that no instance has, which one video alone may well lack
+    results = {"TriDet": [ScoredSegments("two", np.array([[2.0, 3.0]]), np.array([1]), np.array([0.1]))]}
+    (alone,) = detection.video_timelines(results, NAMES, frame_rate=0.0, options=options, truth=instances)
+    assert alone.scores == {"mAP@0.5": 0.0, "mAP": 0.0}
 
 
 @pytest.mark.parametrize("timeline", [labels(), labels(0.0), *detections()], ids=lambda timeline: timeline.video)
