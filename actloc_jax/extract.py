@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 USUAL_RATES = (12.0, 35.0)
 """Frames per second that differ little from the 25 on which I3D was trained."""
 
-_PICTURES_AT_ONCE = {"cpu": 168, "other": 672}  # of a shard, about: 8 and 32 windows of 21 frames
+_PICTURES_AT_ONCE = {"cpu": 84, "other": 672}  # of a shard, about: 4 and 32 windows of 21 frames
 
 
 @dataclasses.dataclass(frozen=True)
