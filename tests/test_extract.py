@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -221,6 +222,20 @@ def test_doubts_are_told_and_written(
     assert "frame rate varies" in caplog.text
     steady = extract(RECIPES["cola"], [str(videos / "slow.mp4")], tmp_path / "steady", NETWORKS).features
     assert "shown more than once" in manifest_of(steady["slow"]).notes[0]
+
+
+def test_another_optical_flow_is_told_and_written(
+    videos: pathlib.Path, tmp_path: pathlib.Path, stand_ins: StandIns, caplog: pytest.LogCaptureFixture
+) -> None:
+    networks = dataclasses.replace(NETWORKS, optical_flow="dis")
+    found = extract(RECIPES["cola"], [str(videos / "short.mp4")], tmp_path / "out", networks).features
+    manifest = manifest_of(found["short"])
+    assert manifest.recipe["optical_flow"] == manifest.networks["optical_flow"]["algorithm"] == "dis"
+    assert "optical flow by dis instead of tvl1" in caplog.text
+    with pytest.raises(ValueError, match="optical_flow='fast'; use tvl1"):
+        extract(RECIPES["cola"], [str(videos)], tmp_path, dataclasses.replace(NETWORKS, optical_flow="fast"))
+    with pytest.raises(ValueError, match=r"takes optical flow by raft: give --raft=<folder>"):
+        extract(RECIPES["video_features"], [str(videos)], tmp_path, dataclasses.replace(NETWORKS, raft=""))
 
 
 def test_what_cannot_work_is_refused_before_anything_is_read(videos: pathlib.Path, tmp_path: pathlib.Path) -> None:
