@@ -117,7 +117,7 @@ def check_video_features(case: Case) -> None:
         raft.network(), raft_params(drawn(case.meta["weights_recipes"]["raft-sintel.pth"])), raft.LARGE, {}
     )
     with mock.patch.object(raft, "load_raft", return_value=model):
-        flow = optical_flow("raft", weights="given", unpadded=not recipe.flow_padded)
+        flow = optical_flow("raft", weights="given", at_once=2, unpadded=not recipe.flow_padded)
     streams = networks(case, recipe, {"rgb": "i3d_rgb.pt", "flow": "i3d_flow.pt"})
     found = features(recipe, arrays["frames"], streams, flow)[0]
     width = arrays["rgb"].shape[1]
