@@ -120,7 +120,7 @@ def test_videos_without_a_segment_that_counts_are_counted_and_said(
     caplog.set_level(logging.INFO, logger="actloc_jax")
     config = _config(folder)
     config.quirks.update(dict.fromkeys(("long_segments_only", "filter_unlabelled", "filter_evaluation"), True))
-    config.stages = ()
+    config.stages, config.finetune.unlabelled_batch = ("finetune",), 2
     inspect.inspect(config, tmp_path / "run")
     said = [line for line in caplog.messages if "no segment that counts" in line]
     assert [line.partition(" have no segment")[0].removeprefix("[train] ") for line in said] == [

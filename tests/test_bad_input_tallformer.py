@@ -153,7 +153,7 @@ def test_frames_of_another_size_and_videos_that_are_too_long(folder: pathlib.Pat
     assert f"video {FIRST} has 140 frames at 10 fps, but this detector reads whole videos of at most 128" in said
 
 
-@pytest.mark.parametrize("name", ["tallformer_thumos", "tallformer_anet"])
+@pytest.mark.parametrize("name", ["tallformer_thumos", pytest.param("tallformer_anet", marks=pytest.mark.slow)])
 def test_videos_that_are_missing_or_shorter_than_a_window_work(
     name: str, folder: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -96,6 +96,7 @@ def test_the_readme_s_python_example_shows_what_it_is_there_to_show(capsys: pyte
     assert asot > nearest + 0.2
 
 
+@pytest.mark.slow
 def test_the_backbone_alone_gives_features_of_video(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tallformer.md").read_text(), re.DOTALL)
     exec(compile(example, "tallformer.md", "exec"), {})

@@ -63,7 +63,9 @@ def _model(tiny: Callable[..., ConfigDict], recipe: str, workdir: pathlib.Path) 
     return str(workdir / "model")
 
 
-@pytest.mark.parametrize("system", TINY)
+@pytest.mark.parametrize(
+    "system", [pytest.param(name, marks=[pytest.mark.slow] if name in ("fustal", "spot") else []) for name in TINY]
+)
 def test_a_video_is_predicted_through_the_features_of_the_checkpoint(
     system: str, video: pathlib.Path, tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pathlib
 import signal
 
+import pytest
+
 from actloc_jax.training.logging import read_metrics
 from tests.jobs import Job
 from tests.runs import assert_same_parameters
@@ -36,6 +38,7 @@ def _steps(workdir: pathlib.Path, stage: str) -> list[int]:
     return [row["step"] for row in read_metrics(workdir) if row["stage"] == stage]
 
 
+@pytest.mark.slow  # tests/test_asot_resume.py does the same, in one process, by default
 def test_killed_and_stopped_runs_end_like_an_undisturbed_one(tmp_path: pathlib.Path) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from actloc_jax.systems.tst.refiner import RefinerSizes
 from benchmarks import detection, diffact, i3d, refiner
 from benchmarks.timing import print_rows
 from configs import fustal_thumos, tst_gtea
 
 
+@pytest.mark.slow
 def test_diffact(capsys) -> None:
     config = tst_gtea.get_config()
     config.data.feature_dim = 8
@@ -21,12 +24,14 @@ def test_diffact(capsys) -> None:
     assert all(row.milliseconds.shape == (2,) for row in rows)
 
 
+@pytest.mark.slow
 def test_refiner() -> None:
     sizes = RefinerSizes(num_classes=5, feature_dim=8, inner_dim=8)
     names = [row.name for row in refiner.rows(sizes, batch=1, frames=40, segments=4, repeat=1)]
     assert names == ["refiner", "train"]
 
 
+@pytest.mark.slow
 def test_detection(capsys) -> None:
     config = fustal_thumos.get_config("demo")
     student, config.generator.snippets, config.generator.batch_size = config.network.student, 40, 2

@@ -82,6 +82,7 @@ def test_eight_devices_train_and_predict_like_one(tmp_path: pathlib.Path) -> Non
         assert same.mean() > 0.99
 
 
+@pytest.mark.slow
 def test_eight_devices_train_and_evaluate_asot_like_one(tmp_path: pathlib.Path) -> None:
     runs = {"one": 1, "eight": 8}
     with concurrent.futures.ThreadPoolExecutor() as pool:

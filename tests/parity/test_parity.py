@@ -30,6 +30,9 @@ def is_pending(case: Case) -> bool:
     return any(case.system == system and fnmatch.fnmatch(case.kind, kind) for system, kind in pending())
 
 
+LONG = ("thumos_i3d_features", "end_to_end_video_features", "diffact_model_b", "diffact_losses_b")
+"""Names of cases that take long; their parts, or smaller cases of their kind, are checked by others."""
+
 CASES = harness.all_cases()
 DUE = [case for case in CASES if (case.system, case.kind) in harness.CHECKS or not is_pending(case)]
 
@@ -38,7 +41,10 @@ def test_there_are_cases() -> None:
     assert CASES, f"no golden case under {harness.root()}: expected <system>/<case>/case.json"
 
 
-@pytest.mark.parametrize("case", DUE, ids=[case.id for case in DUE])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.id, marks=[pytest.mark.slow] if case.meta["case"] in LONG else []) for case in DUE],
+)
 def test_parity(case: Case) -> None:
     check = harness.CHECKS.get((case.system, case.kind))
     assert check is not None, f"no @parity({case.system!r}, {case.kind!r}) in tests/parity"

@@ -271,6 +271,7 @@ def test_a_generator_trained_after_the_student_is_evaluated_on_its_own_features(
         path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_supervised_demos_train(name: str, tmp_path: pathlib.Path, no_report: None) -> None:
     config = tiny_fustal(name, student__epochs=1, student__warmup_epochs=0)

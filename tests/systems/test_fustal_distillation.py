@@ -152,8 +152,8 @@ def test_a_video_without_prediction_keeps_the_given_labels(tmp_path: pathlib.Pat
     state = student_stage(config, dataset, epath.Path(tmp_path)).scratch(jax.random.key(1))
     loss = jax.jit(lambda batch: objective.loss(state.params, state, batch, jax.random.key(0)))
     without, every = loss(batch(rows=0)), loss(batch(rows=32))
-    assert without.metrics["labels"] == (1 + GIVEN) / 2
-    assert every.metrics["labels"] == 1
+    assert without.metrics["count/labels"] == (1 + GIVEN) / 2
+    assert every.metrics["count/labels"] == 1
     assert without.extra.keys() == {"normaliser"}
 
 
@@ -175,10 +175,10 @@ def test_as_published_a_video_without_prediction_ends_distillation_until_the_nex
         else:
             assert same(before, after)
     given, scalars = step(skipped, batch(rows=32))  # the last step of epoch 0
-    assert (scalars["skipped"], scalars["labels"]) == (0, GIVEN)
+    assert (scalars["skipped"], scalars["count/labels"]) == (0, GIVEN)
     assert not same(skipped.params, given.params)
     assert not same(skipped.ema, given.ema)
     again, scalars = step(given, batch(rows=32))
-    assert (scalars["skipped"], scalars["labels"]) == (0, 1)
+    assert (scalars["skipped"], scalars["count/labels"]) == (0, 1)
     _, scalars = step(again, batch(rows=0))
     assert scalars["skipped"] == 1
