@@ -71,7 +71,8 @@ class Model:
         """What the model finds in one video.
 
         Args:
-            video: a file of what the system reads, a video or features, or an array of what such a `.npy` file holds.
+            video: a file of what the system reads, a video or features, or an array of what such a `.npy` file holds:
+                features [time, channels], or frames uint8 [time, height, width, 3].
             name: of the video, if it is an array.
 
         Raises:

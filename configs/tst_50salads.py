@@ -15,9 +15,7 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: split (1 to 5, or all), stages (names joined by +), demo, fixed, files."""
     args = common.parse(arg, split="1", stages="diffact+cache+tst", demo=False, fixed=False, files=False)
-    config = ConfigDict()
-    config.name = "tst_50salads"
-    config.system = "tst"
+    config = ConfigDict({"name": "tst_50salads", "system": "tst"})
     config.stages = tuple(args.stages.split("+"))
     config.paper = {"paper on 50Salads": {"F1@10": 92.3, "F1@25": 91.8, "F1@50": 87.4, "Edit": 87.4, "Acc": 89.7}}
     config.quirks = common.tst_quirks(args.fixed)

@@ -15,9 +15,7 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: split (1 to 4, or all), stages (names joined by +), demo, fixed, files."""
     args = common.parse(arg, split="1", stages="diffact+cache+tst", demo=False, fixed=False, files=False)
-    config = ConfigDict()
-    config.name = "tst_breakfast"
-    config.system = "tst"
+    config = ConfigDict({"name": "tst_breakfast", "system": "tst"})
     config.stages = tuple(args.stages.split("+"))
     config.paper = {"paper on Breakfast": {"F1@10": 81.2, "F1@25": 77.1, "F1@50": 65.9, "Edit": 79.0, "Acc": 76.9}}
     config.quirks = common.tst_quirks(args.fixed)

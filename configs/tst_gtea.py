@@ -15,9 +15,7 @@ from configs import common
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: split (1 to 4, or all), stages (names joined by +), demo, fixed, files."""
     args = common.parse(arg, split="1", stages="diffact+tst", demo=False, fixed=False, files=False)
-    config = ConfigDict()
-    config.name = "tst_gtea"
-    config.system = "tst"
+    config = ConfigDict({"name": "tst_gtea", "system": "tst"})
     config.stages = tuple(args.stages.split("+"))
     config.paper = {"paper on GTEA": {"F1@10": 94.2, "F1@25": 93.0, "F1@50": 87.1, "Edit": 90.9, "Acc": 81.4}}
     config.quirks = common.tst_quirks(args.fixed)

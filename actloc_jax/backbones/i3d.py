@@ -201,7 +201,7 @@ class I3D(nnx.Module):
         return self.outputs(windows).features
 
     def outputs(self, windows: jax.Array) -> I3DOutput:
-        """Features, what they are the mean of, and logits; arguments as of `__call__`."""
+        """Features, what they are the mean of, and logits of windows [batch, time, height, width, channels]."""
         x = self._scaled(windows)
         for name in END_POINTS:
             x = self._layer(name, x)

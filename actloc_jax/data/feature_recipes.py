@@ -156,7 +156,7 @@ class Recipe:
         return found
 
     def computed_rows(self, frames: int) -> np.ndarray:
-        """Of one row per frame, those that are computed; between them is interpolated."""
+        """Of one row per frame, those that are computed, int [rows]; between them is interpolated."""
         rows = np.arange(0, frames, self.stride)
         return rows if not frames or rows[-1] == frames - 1 else np.append(rows, frames - 1)
 

@@ -262,7 +262,7 @@ def in_thread(items: Iterator[T], ahead: int) -> Iterator[T]:
             for item in items:
                 if not put((item, None, False)):
                     return
-        except BaseException as error:
+        except BaseException as error:  # raised where the items are taken
             put((None, error, True))
         else:
             put((None, None, True))

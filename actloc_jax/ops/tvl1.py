@@ -189,7 +189,7 @@ def _central_differences(image: jax.Array) -> Pair:
 
 
 def median(image: jax.Array) -> jax.Array:
-    """Median of 5 x 5 pixels, edges repeated.
+    """Median of 5 x 5 pixels of an image [height, width], edges repeated.
 
     By forgetting: of any 14 of 25 values neither the least nor the greatest is the median, so both go and the next one
     comes. Written as exchanges of whole images, since sorting 25 values of every pixel is far slower.

@@ -47,7 +47,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Triple, rule: str) -> jax.
 def by_frames(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
     """A convolution without padding, as one of pictures for each frame of the result.
 
-    The frames under the kernel are channels of such a picture, so that values that are gathered stand together.
+    [batch, time, height, width, channels] by [frames, rows, columns, channels, features] to
+    [batch, time, height, width, features]. The frames under the kernel are channels of such a picture, so that values
+    that are gathered stand together.
     """
     batch, time, height, width, channels = x.shape
     frames, rows, columns, _, features = kernel.shape
@@ -63,7 +65,10 @@ def by_frames(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
 
 
 def by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution without padding and with stride 1, as one matrix product for some rows of a frame at a time."""
+    """A convolution without padding and with stride 1, as one matrix product for some rows of a frame at a time.
+
+    [batch, time, height, width, channels] by [frames, rows, columns, channels, features], as `by_frames`.
+    """
     batch, *size, channels = x.shape
     taps, features = kernel.shape[:3], kernel.shape[-1]
     time, height, width = (length - extent + 1 for length, extent in zip(size, taps, strict=True))

@@ -62,7 +62,7 @@ class Adapter:
     stochastic: bool
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters; an empty dict for a backbone without any."""
+        """Fresh parameters from a scalar key; an empty dict for a backbone without any."""
         return {} if self.network is None else self.network.init(key)
 
 
