@@ -46,6 +46,7 @@ def test_detection(capsys) -> None:
     assert lines[1].endswith("100%")
 
 
+@pytest.mark.slow
 def test_i3d(capsys) -> None:
     row = i3d.stream_row("flow", frames=10, batch=1, dtype="float32", repeat=2, divisor=16)
     assert (row.name, row.milliseconds.shape) == ("flow", (2,))

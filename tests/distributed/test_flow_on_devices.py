@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -23,6 +24,7 @@ np.save(sys.argv[1], optical_flow("tvl1", at_once=int(sys.argv[2]))(frames))
 """
 
 
+@pytest.mark.slow
 def test_three_devices_give_the_flow_of_one(tmp_path: pathlib.Path) -> None:
     fields = []
     for devices in (1, 3):

@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import jax, numpy as np
@@ -41,6 +43,7 @@ assert len(flatten(sharded)["classifier/kernel"].sharding.device_set) == 8
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_mine_like_one() -> None:
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
